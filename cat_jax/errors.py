@@ -1,0 +1,40 @@
+"""The errors that users read, and the exit codes that schedulers read."""
+
+EXIT_USER_ERROR = 2
+"""Bad input: one line on stderr names the thing and the mend."""
+
+EXIT_NONFINITE = 3
+"""Training met a loss or gradient that is not finite."""
+
+EXIT_PREEMPTED = 75
+"""Training was told to stop (SIGTERM), saved a checkpoint, and wants to be started again (EX_TEMPFAIL)."""
+
+
+class UserError(Exception):
+    """Something that the user can mend: one line that names the thing, and the mend.
+
+    >>> str(UserError("no store at /data/store", "run `cat-jax prepare` first"))
+    'no store at /data/store: run `cat-jax prepare` first'
+    """
+
+    exit_code = EXIT_USER_ERROR
+
+    def __init__(self, problem: str, mend: str):
+        super().__init__(problem, mend)
+        self.problem = " ".join(problem.split())
+        self.mend = " ".join(mend.split())
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.mend}"
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient norm that is NaN or infinite; names the step."""
+
+    exit_code = EXIT_NONFINITE
+
+
+class Preempted(Exception):  # noqa: N818 - a request to stop, not a fault
+    """Raised after SIGTERM once the checkpoint is safe on disk."""
+
+    exit_code = EXIT_PREEMPTED

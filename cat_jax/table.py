@@ -1,0 +1,112 @@
+"""The per-example table: what a model answered, and how sure it was. One Parquet file per model, task and split.
+
+Tables are joined by example id, never by position. `evaluate` writes them; `cascade` needs nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cat_jax.errors import UserError
+from cat_jax.files import atomic_write
+
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("input", pa.string()),
+        pa.field("target", pa.string()),
+        # The text that the metric saw: the decoded tokens, or in score mode the best option.
+        pa.field("prediction", pa.string()),
+        pa.field("prediction_tokens", pa.list_(pa.int32())),
+        # Per generated token, end-of-sequence included; in score mode, of the best option's tokens.
+        pa.field("token_logprobs", pa.list_(pa.float32())),
+        pa.field("token_entropies", pa.list_(pa.float32())),
+        pa.field("token_margins", pa.list_(pa.float32())),  # log-probability of the best minus the second best token
+        pa.field("input_length", pa.int32(), nullable=False),
+        pa.field("target_length", pa.int32(), nullable=False),
+        pa.field("prediction_length", pa.int32(), nullable=False),
+        pa.field("options", pa.list_(pa.string())),  # score mode only
+        pa.field("option_scores", pa.list_(pa.float32())),  # summed log-probability of each option
+        pa.field("option_lengths", pa.list_(pa.int32())),
+        pa.field("flops", pa.float64(), nullable=False),  # of answering this example with this model
+        pa.field("score", pa.float64()),  # the metric of this example alone, on the metric's own scale
+        # Sufficient statistics of a corpus metric: the corpus value is a function of their sum over examples.
+        pa.field("statistics", pa.list_(pa.float64())),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableInfo:
+    """What a table is of; kept in the Parquet file's metadata.
+
+    `metric` names the headline metric, `metric_kind` how a merged output is scored: "mean" (of `score`), "bleu"
+    (from the summed `statistics`), or "function" (only the task's own function can tell). `metrics` holds every
+    metric of the task on the whole table. `higher_is_better` is true for all metrics that the cascade can draw.
+    """
+
+    task: str
+    split: str
+    model: str
+    mode: str  # "generate" or "score"
+    metric: str
+    metric_kind: str
+    metrics: Mapping[str, float]
+    store_fingerprint: str
+    parameters: int
+    checkpoint: str = ""
+    step: int = 0
+    version: int = VERSION
+
+
+def write_table(path: str | os.PathLike, rows: Mapping[str, Sequence[Any]], info: TableInfo) -> None:
+    """Writes columns `rows` (missing nullable columns become null), sorted by example id, atomically.
+
+    Equal rows in any order give equal bytes.
+
+    Raises:
+      UserError: an example id occurs twice, or the file cannot be written.
+    """
+    count = len(rows["example_id"])
+    columns = [pa.array(rows.get(field.name, [None] * count), field.type) for field in SCHEMA]
+    table = pa.Table.from_arrays(columns, schema=SCHEMA).sort_by("example_id")
+    ids = table.column("example_id")
+    if len(ids.unique()) != count:
+        raise UserError(f"{count - len(ids.unique())} example ids occur twice in {path}", "run `cat-jax prepare` again")
+    metadata = {b"cat_jax": json.dumps(dataclasses.asdict(info), sort_keys=True).encode()}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
+    atomic_write(path, buffer.getvalue())
+
+
+def read_table(path: str | os.PathLike) -> tuple[pa.Table, TableInfo]:
+    """The table in `path` and what it is of.
+
+    Raises:
+      UserError: the file is missing, is not a table of ours, or has another version.
+    """
+    mend = "run `cat-jax evaluate` to write it again"
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as e:
+        raise UserError(f"no per-example table at {path}", mend) from e
+    except (pa.ArrowInvalid, OSError) as e:
+        raise UserError(f"cannot read the per-example table {path} ({e})", mend) from e
+    raw = (table.schema.metadata or {}).get(b"cat_jax")
+    if raw is None:
+        raise UserError(f"{path} is Parquet, but not a per-example table", "name a file that `cat-jax evaluate` wrote")
+    fields = json.loads(raw)
+    if fields.get("version") != VERSION:
+        raise UserError(f"{path} is a table of version {fields.get('version')}, this program reads {VERSION}", mend)
+    return table, TableInfo(**fields)

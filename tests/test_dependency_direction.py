@@ -1,0 +1,59 @@
+"""Holds the direction of imports that docs/architecture.md states."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "cat_jax"
+FLOOR = {
+    **dict.fromkeys(["errors", "files", "progress", "types", "table"], 0),
+    **dict.fromkeys(["losses", "parallel", "cascade"], 1),
+    **dict.fromkeys(["models", "data", "checkpoint"], 2),
+    **dict.fromkeys(["teacher", "decode"], 3),
+    **dict.fromkeys(["train", "evaluate"], 4),
+    "cli": 5,
+}
+SEQIO_ROOMS = {"data/prepare.py", "data/seqio_task.py"}
+FILES = sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def imports_of(path):
+    """Every dotted name that the file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import absolutely"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path):
+    return path.split("/")[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_room_imports_only_lower_floors(path):
+    room = room_of(path)
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "cat_jax" or len(parts) == 1 or parts[1] in (room, "__version__"):
+            continue
+        ground = FLOOR[parts[1]] == FLOOR[room] == 0
+        assert ground or FLOOR[parts[1]] < FLOOR[room], f"{path} imports {name}, which is not on a lower floor"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_heavy_libraries_stay_in_their_rooms(path):
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    if path not in SEQIO_ROOMS:
+        assert not roots & {"tensorflow", "seqio", "tensorflow_datasets", "t5"}, f"{path} imports TensorFlow or SeqIO"
+    if room_of(path) == "cascade":
+        assert not roots & {"jax", "flax", "optax", "orbax", "grain"}, f"{path} imports JAX"
+    if path != "cli/configuration.py":
+        assert "gin" not in roots, f"{path} imports gin; bind it in cli/configuration.py"
+    assert not roots & {"cat_jax_tasks", "tasks"}, f"{path} imports tasks"
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} == set(FLOOR)
