@@ -34,7 +34,7 @@ class NonFiniteError(UserError):
     exit_code = EXIT_NONFINITE
 
 
-class Preempted(Exception):  # noqa: N818 - a request to stop, not a fault
+class Preempted(Exception):
     """Raised after SIGTERM once the checkpoint is safe on disk."""
 
     exit_code = EXIT_PREEMPTED

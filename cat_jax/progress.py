@@ -43,7 +43,13 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int | None, unit: str, every: float = 10.0, stream: TextIO | None = None, start: int = 0
+        self,
+        label: str,
+        total: int | None,
+        unit: str,
+        every: float = 10.0,
+        stream: TextIO | None = None,
+        start: int = 0,
     ):
         self._label, self._total, self._unit = label, total, unit
         self._stream = stream or sys.stderr
