@@ -1,0 +1,52 @@
+# Needs only Python 3.11 or later, make and git. Everything is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUN_DIR ?= runs/demo
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+
+.PHONY: help demo ablation test lint format wheel clean
+
+help:
+	@echo "make demo      train a teacher and students, draw the cascade's curves (minutes; $(RUN_DIR)/report.html)"
+	@echo "make ablation  the demo with the keep-rule ablations (teacher, student, random)"
+	@echo "make test      lint, types and all tests"
+	@echo "make lint      ruff and pyright"
+	@echo "make format    ruff format and import order"
+	@echo "make wheel     build the wheel into dist/"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "cat-jax needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# A stamp per set of extras: installed again only when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/cat-jax run --gin_file=runs/demo.gin --gin.RUN_DIR='"$(RUN_DIR)"' --gin.JOBS=$(JOBS)
+
+ablation: $(VENV)/.installed-demo
+	$(BIN)/cat-jax run --gin_file=runs/demo_ablation.gin --gin.RUN_DIR='"runs/ablation"' --gin.JOBS=$(JOBS)
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(BIN)/python
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist runs *.egg-info
