@@ -1,0 +1,159 @@
+"""What a store is of: recipe (what was asked for) and manifest (what was written)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from cat_jax.data import layout
+from cat_jax.errors import UserError
+from cat_jax.files import fingerprint, read_json
+
+VERSION = 1
+FEATURES = ("inputs", "targets")
+"""The features that a store holds, in this order; `inputs` may be absent (decoder-only language modelling)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureInfo:
+    """One token feature. `vocabulary` is the vocabulary's fingerprint."""
+
+    vocabulary: str
+    vocab_size: int
+    eos_id: int | None
+    add_eos: bool
+
+    @property
+    def dtype(self) -> str:
+        """The little-endian NumPy dtype of the stored ids."""
+        return "<u2" if self.vocab_size <= 1 << 16 else "<i4"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides a store's bytes, besides the task's own code and data.
+
+    `example_ids` is "feature" (the task has a feature `example_id`) or "position". `keep_raw` says whether records
+    hold the fields that SeqIO's postprocessors and metrics read.
+    """
+
+    task: str
+    split: str
+    features: Mapping[str, FeatureInfo]
+    feature_lengths: Mapping[str, int]
+    num_shards: int
+    keep_raw: bool
+    seed: int = 0
+    example_ids: str = "position"
+    version: int = VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Recipe:
+        features = {name: FeatureInfo(**info) for name, info in fields["features"].items()}
+        return Recipe(**{**fields, "features": features})
+
+    def difference(self, other: Recipe) -> str | None:
+        """In words, the first thing in which `self` ("has") differs from `other` ("asked for"); None if nothing."""
+        has, asked = self.to_dict(), other.to_dict()
+        for name in has:
+            if has[name] != asked[name]:
+                return f"{name} {has[name]}, asked for {asked[name]}"
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardEntry:
+    """A finished shard. Token counts are after trimming.
+
+    `trimmed` counts, per feature, examples that SeqIO's last trim cut; `at_limit` those that fill the feature length,
+    cut or not (a task that trims on its own account cuts before anyone can count).
+    """
+
+    file: str
+    num_examples: int
+    bytes: int
+    sha256: str
+    lengths_file: str
+    lengths_sha256: str
+    tokens: Mapping[str, int]
+    longest: Mapping[str, int]
+    trimmed: Mapping[str, int]
+    at_limit: Mapping[str, int]
+
+    @property
+    def target_tokens(self) -> int:
+        return self.tokens["targets"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A finished store. Examples count through the shards in order; nothing depends on when or where it was made."""
+
+    recipe: Recipe
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def task(self) -> str:
+        return self.recipe.task
+
+    @property
+    def split(self) -> str:
+        return self.recipe.split
+
+    @property
+    def features(self) -> Mapping[str, FeatureInfo]:
+        return self.recipe.features
+
+    @property
+    def feature_lengths(self) -> Mapping[str, int]:
+        return self.recipe.feature_lengths
+
+    @property
+    def num_examples(self) -> int:
+        return sum(shard.num_examples for shard in self.shards)
+
+    def total(self, count: str) -> dict[str, int]:
+        """A shard count ("tokens", "trimmed", "at_limit") summed over the shards, per feature."""
+        return {name: sum(getattr(shard, count)[name] for shard in self.shards) for name in self.features}
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash: of the recipe and of every shard's checksum."""
+        return fingerprint(self._content())
+
+    def to_dict(self) -> dict[str, Any]:
+        content = self._content()
+        return {**content, "num_examples": self.num_examples, "fingerprint": self.fingerprint}
+
+    def _content(self) -> dict[str, Any]:
+        return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
+
+
+def read_manifest(directory: str | os.PathLike) -> Manifest:
+    """The manifest of the store in `directory`.
+
+    Raises:
+      UserError: there is none (naming the file), it is of another version, or its fingerprint does not fit it.
+    """
+    path = pathlib.Path(directory) / layout.MANIFEST
+    fields = read_json(path, "store manifest", "run `cat-jax prepare` for this task and split")
+    mend = "run `cat-jax prepare --overwrite`"
+    if not isinstance(fields, dict) or fields.get("version") != VERSION:
+        found = fields.get("version") if isinstance(fields, dict) else None
+        raise UserError(f"{path} is a store manifest of version {found}, this program reads {VERSION}", mend)
+    try:
+        stated = fields.pop("fingerprint")
+        fields.pop("num_examples")
+        shards = tuple(ShardEntry(**shard) for shard in fields.pop("shards"))
+        manifest = Manifest(Recipe.from_dict(fields), shards)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{path} is not a store manifest ({e})", mend) from e
+    if manifest.fingerprint != stated:
+        raise UserError(f"the store manifest {path} was changed: its fingerprint does not fit its content", mend)
+    return manifest
