@@ -9,6 +9,8 @@ import dataclasses
 import io
 import json
 import os
+import pathlib
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +70,16 @@ class TableInfo:
     checkpoint: str = ""
     step: int = 0
     version: int = VERSION
+
+
+def table_path(tables_dir: str | os.PathLike, model: str, task: str, split: str) -> pathlib.Path:
+    """Where the table of a model on a task's split lies; characters that a path cannot hold are percent-quoted.
+
+    >>> str(table_path("tables", "cat_xent-0", "super_glue:cb", "test"))
+    'tables/cat_xent-0/super_glue%3Acb.test.parquet'
+    """
+    quoted = urllib.parse.quote(task, safe=" []+,=")
+    return pathlib.Path(tables_dir) / model / f"{quoted}.{split}.parquet"
 
 
 def write_table(path: str | os.PathLike, rows: Mapping[str, Sequence[Any]], info: TableInfo) -> None:
