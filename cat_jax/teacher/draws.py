@@ -1,0 +1,60 @@
+"""Unbiased draws from the tail of a distribution, the same bytes whatever the batch that a position rides in."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 128
+_BELOW_ONE = 1.0 - 2.0**-23
+
+
+def position_uniforms(seed: int, shard: jax.Array, index: jax.Array, position: jax.Array) -> jax.Array:
+    """One uniform number in [0, 1) for each target position, keyed by what names the position and nothing else.
+
+    Args:
+      seed: the signal's seed.
+      shard: u32[...]: the store's shard.
+      index: u32[...]: the record's index in the shard.
+      position: u32[...]: the target's position in the record.
+    """
+
+    def one(shard, index, position):
+        key = jax.random.key(seed, impl="threefry2x32")
+        for part in (shard, index, position):
+            key = jax.random.fold_in(key, part)
+        return jax.random.uniform(key)
+
+    flat = jax.vmap(one)(*(x.astype(jnp.uint32).reshape(-1) for x in (shard, index, position)))
+    return flat.reshape(position.shape)
+
+
+def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int) -> jax.Array:
+    """Ids drawn in proportion to `tail`: the expected count of id v is num_draws * tail[v] / sum(tail).
+
+    The draws of a position are systematic: one uniform number sets a comb of `num_draws` equally spaced points in the
+    cumulated tail. Each point alone is a draw with replacement, so any weighted sum over draws is unbiased; together
+    they cover the tail evenly, so that the sum varies less than with independent draws.
+
+    Args:
+      tail: f32[N, V] weights >= 0, not necessarily normalised; ids with weight 0 are never drawn.
+      uniforms: f32[N] in [0, 1).
+      num_draws: draws per position.
+
+    Returns:
+      i32[N, num_draws], ascending; all 0 where the tail has no mass.
+    """
+    n, vocab = tail.shape
+    blocks = jnp.pad(tail, ((0, 0), (0, -vocab % _BLOCK))).reshape(n, -1, _BLOCK)
+    # Two levels instead of one cumulative sum over the vocabulary: cheaper, and the rounding errors stay small.
+    ends = jnp.cumsum(blocks.sum(-1), axis=-1)
+    total = ends[:, -1:]
+    points = (jnp.arange(num_draws) + uniforms[:, None]) / num_draws * total
+    points = jnp.minimum(points, total * _BELOW_ONE)
+    block = jnp.minimum((ends[:, None, :] <= points[:, :, None]).sum(-1), ends.shape[-1] - 1)
+    begins = jnp.concatenate([jnp.zeros_like(total), ends[:, :-1]], axis=-1)
+    rest = points - jnp.take_along_axis(begins, block, axis=-1)
+    inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, :, None], axis=1), axis=-1)
+    rest = jnp.clip(rest, 0.0, inside[:, :, -1] * _BELOW_ONE)
+    column = (inside <= rest[:, :, None]).sum(-1)
+    return jnp.where(total > 0, jnp.minimum(block * _BLOCK + column, vocab - 1), 0).astype(jnp.int32)
