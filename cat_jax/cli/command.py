@@ -1,0 +1,117 @@
+"""What the gin-configured commands share: their flags, their help, their configuration."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from cat_jax.cli.names import suggestion
+from cat_jax.errors import UserError
+
+GIN_FLAGS = """\
+configuration (docs/gin.md):
+  --gin_file=FILE          a gin file: a path, or a bundled one by name (runs/train.gin); repeatable, later ones win
+  --gin.NAME=VALUE         one binding or macro; strings in quotes: --gin.MODEL_DIR='"runs/model"'; repeatable
+  --gin_search_paths=A,B   directories in which gin files are looked for
+  --gin_scope=SCOPE        run as this scope: SCOPE/NAME overrides NAME, for bindings and macros
+
+other:
+  --debug                  show the traceback of an error
+  --help                   this text
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class GinFlags:
+    """The configuration flags of a command, as given."""
+
+    files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    search_paths: tuple[str, ...] = ()
+    scope: str = ""
+
+    def arguments(self) -> list[str]:
+        """The flags again, for a child process."""
+        return [
+            *(f"--gin_file={name}" for name in self.files),
+            *([f"--gin_search_paths={','.join(self.search_paths)}"] if self.search_paths else []),
+            *([f"--gin_scope={self.scope}"] if self.scope else []),
+            *(f"--gin.{binding}" for binding in self.bindings),
+        ]
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of printing usage, so that an unknown flag is one line like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, f"see `{self.prog} --help`")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manual:
+    """The help of a gin-configured command.
+
+    Attributes:
+      name: of the command.
+      what: what it does, in a paragraph.
+      macros: the macros of its run file: name to meaning.
+      example: a command line that works.
+    """
+
+    name: str
+    what: str
+    macros: Mapping[str, str]
+    example: str
+
+    def text(self) -> str:
+        width = max(map(len, self.macros), default=0) + 2
+        macros = "\n".join(f"  {name:<{width}}{meaning}" for name, meaning in self.macros.items())
+        return (
+            f"usage: cat-jax {self.name} --gin_file=FILE [--gin.NAME=VALUE]...\n\n{textwrap.dedent(self.what).strip()}"
+            f"\n\nmacros of runs/{self.name}.gin:\n{macros}\n\nexample:\n"
+            f"{textwrap.indent(textwrap.dedent(self.example).strip(), '  ')}\n\n{GIN_FLAGS}"
+        )
+
+
+def parse_gin_flags(manual: Manual, argv: Sequence[str], switches: Sequence[str] = ()) -> tuple[GinFlags, set[str]]:
+    """The configuration flags in `argv`, and which of the command's own on/off `switches` were given.
+
+    Raises:
+      UserError: an unknown flag, or no configuration at all.
+      SystemExit: help was asked for and printed.
+    """
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(manual.text(), end="")
+        raise SystemExit(0)
+    files: list[str] = []
+    bindings: list[str] = []
+    paths: list[str] = []
+    scope, given = "", set()
+    values = {"--gin_file": files.append, "--gin_search_paths": lambda value: paths.extend(value.split(","))}
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--gin."):
+            bindings.append(argument.removeprefix("--gin."))
+        elif flag in switches and not equals:
+            given.add(flag)
+        elif flag in values or flag == "--gin_scope":
+            if not equals:
+                if not rest or rest[0].startswith("--"):
+                    raise UserError(f"{flag} has no value", f"write {flag}=VALUE")
+                value = rest.pop(0)
+            if flag == "--gin_scope":
+                scope = value
+            else:
+                values[flag](value)
+        else:
+            known = [*values, "--gin_scope", *switches, "--debug", "--help"]
+            mend = suggestion(flag, known, f"see `cat-jax {manual.name} --help`")
+            raise UserError(f"unknown flag {argument}", mend)
+    if not files and not bindings:
+        raise UserError("nothing is configured", f"name a gin file, e.g. --gin_file=runs/{manual.name}.gin")
+    return GinFlags(tuple(files), tuple(bindings), tuple(path for path in paths if path), scope), given

@@ -1,0 +1,98 @@
+"""One line and an exit code for anything that can be raised, ours or a library's."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from collections.abc import Iterator
+
+from cat_jax.errors import Preempted, UserError
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+_SYSTEM = {
+    errno.ENOSPC: ("no space left on the device", "free space there, or name a directory on another disk"),
+    errno.EDQUOT: ("the disk quota is used up", "free space there, or name a directory on another disk"),
+    errno.EROFS: ("the file system is read-only", "name a directory you may write"),
+    errno.EACCES: ("permission denied", "change its permissions, or name a path you may use"),
+    errno.EPERM: ("operation not permitted", "change its permissions, or name a path you may use"),
+    errno.ENOENT: ("no such file or directory", "check the path"),
+    errno.ENOTDIR: ("a file stands where a directory should be", "move the file away, or name another directory"),
+    errno.EISDIR: ("a directory stands where a file should be", "move the directory away, or name another file"),
+    errno.EMFILE: ("too many open files", "raise the limit with `ulimit -n`"),
+}
+
+_EXTRAS = {
+    **dict.fromkeys(["seqio", "tensorflow", "tensorflow_text", "tensorflow_datasets", "sacrebleu"], "data"),
+    **dict.fromkeys(["gruut_lang_en", "gruut_lang_de", "gruut_lang_fr"], "demo"),
+    **dict.fromkeys(["transformers", "safetensors"], "hf"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """What the user sees of an error: a line (empty: nothing) and the exit code."""
+
+    line: str
+    exit_code: int
+
+
+def explain(error: BaseException, debug: bool = False) -> Failure:
+    """The one line for an error.
+
+    >>> explain(UserError("no store at data", "run `cat-jax prepare`")).line
+    'error: no store at data: run `cat-jax prepare`'
+    >>> explain(ZeroDivisionError("division by zero")).line
+    'error: ZeroDivisionError: division by zero: run again with --debug for the traceback'
+    """
+    if isinstance(error, UserError):
+        return Failure(f"error: {error.problem}: {error.mend}", error.exit_code)
+    if isinstance(error, Preempted):
+        return Failure(f"stopped ({_first_line(error)}): start the same command again to go on", error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted: start the same command again to go on", EXIT_INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return Failure("", EXIT_FAILURE)
+    for cause in _chain(error):
+        known = _known(cause)
+        if known is not None:
+            return Failure(f"error: {' '.join(known[0].split())}: {known[1]}", UserError.exit_code)
+    message = f"{type(error).__name__}: {_first_line(error)}"
+    return Failure(f"error: {message}" + ("" if debug else ": run again with --debug for the traceback"), EXIT_FAILURE)
+
+
+def _known(error: BaseException) -> tuple[str, str] | None:
+    """Problem and mend of a library's error that a user can do something about."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        extra = _EXTRAS.get(error.name.split(".")[0])
+        if extra:
+            return f"the package {error.name} is not installed", f"pip install 'cat-jax[{extra}]'"
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
+        problem, mend = _SYSTEM[error.errno]
+        return (f"{error.filename}: {problem}" if error.filename else problem), mend
+    text = str(error)
+    if "No space left on device" in text:
+        return _SYSTEM[errno.ENOSPC]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"out of memory ({_first_line(error)})",
+            "lower BATCH_SIZE or raise the number of microbatches, use remat, or a mesh with more fsdp or tensor",
+        )
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message that says something; gin's additions come after it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no message"

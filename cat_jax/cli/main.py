@@ -1,0 +1,102 @@
+"""`cat-jax COMMAND ...`: finds the command, runs it, and turns what goes wrong into one line and an exit code.
+
+Nothing heavy is imported here: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cat_jax import __version__
+from cat_jax.cli.child import follow_parent
+from cat_jax.cli.failures import explain
+from cat_jax.cli.names import suggestion
+from cat_jax.errors import UserError
+
+COMMANDS = {
+    "prepare": "SeqIO task or mixture -> example store",
+    "teach": "frozen model + store -> stored teacher signal",
+    "train": "store (+ teacher) -> checkpoints",
+    "evaluate": "models + store -> one table per model, task and split",
+    "cascade": "small model's tables + large model's tables -> curves, thresholds, report.html",
+    "tasks": "list SeqIO tasks and show rows of them",
+    "run": "all of the above for a described experiment, resumed where it stopped",
+}
+
+HELP = """\
+cat-jax: cascade-aware training of small language models, in JAX
+
+usage: cat-jax COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]... [--debug]
+       cat-jax COMMAND --help
+
+commands:
+{commands}
+
+Start here:
+  cat-jax run --gin_file=runs/experiment.gin --help
+  cat-jax train --help
+
+Exit codes: 0 done; 2 the input must be mended (one line says how); 3 a loss or gradient is not finite;
+75 stopped by SIGTERM after saving, start again to go on; 130 interrupted; 1 anything else.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code; an error becomes one line on stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = "\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
+        print(HELP.format(commands=rows), end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"cat-jax {__version__}")
+        return 0
+    program = f"cat-jax {argv[0]}" if argv[0] in COMMANDS else "cat-jax"
+    try:
+        _prepare_process()
+        return _command(argv[0])(argv[1:])
+    except SystemExit as e:  # help was printed, or a child has said what is wrong and this is its code
+        return e.code if isinstance(e.code, int) else 0
+    except BaseException as e:
+        return _report(e, program, debug)
+
+
+def _command(name: str):
+    if name not in COMMANDS:
+        raise UserError(
+            f"there is no command {name}", suggestion(name, COMMANDS, f"the commands are {', '.join(COMMANDS)}")
+        )
+    return importlib.import_module(f"cat_jax.cli.{name}_command").main
+
+
+def _prepare_process() -> None:
+    """What every command wants before a library is imported."""
+    # TensorFlow and XLA write notices to stderr that bury the one line that matters.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # a console script does not see the user's own task modules otherwise
+    follow_parent()
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("cat_jax").setLevel(logging.INFO)
+
+
+def _report(error: BaseException, program: str, debug: bool) -> int:
+    """Writes the one line for an error, after the traceback if asked for; returns the exit code."""
+    failure = explain(error, debug)
+    if debug:
+        traceback.print_exception(error)
+    if failure.line:
+        sys.stderr.flush()
+        print(f"{program}: {failure.line}", file=sys.stderr, flush=True)
+    return failure.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
