@@ -49,9 +49,9 @@ class Head:
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self, hidden: Array) -> Array:
-        """f32[..., V] logits of hidden [..., D]: the product accumulates in f32, whatever the inputs' dtype."""
-        logits = jnp.einsum("...D,DV->...V", hidden, self.kernel, preferred_element_type=jnp.float32)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        """f32[..., V] logits of hidden [..., D]: the product accumulates in f32, or in f64 if an input is f64."""
+        dtype = jnp.promote_types(jnp.result_type(hidden, self.kernel), jnp.float32)
+        logits = jnp.einsum("...D,DV->...V", hidden, self.kernel, preferred_element_type=dtype)
         if self.softcap is not None:
             logits = self.softcap * jnp.tanh(logits / self.softcap)
         if self.kernel.shape[-1] > self.vocab_size:

@@ -1,0 +1,164 @@
+"""The training objective: xent, dist, cat_xent and cat_dist are four settings of one class."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cat_jax.errors import UserError
+from cat_jax.losses import metrics
+from cat_jax.losses.dense import Terms, dense_losses
+from cat_jax.losses.formulas import widen
+from cat_jax.losses.keep import KeepRule
+from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
+
+NORMALIZERS = ("target_tokens", "kept_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Sum over target tokens of  alpha [ w CE + (1 - w) T^2 KD + z_loss log_z^2 ],  and what to divide it by.
+
+    CE is the cross-entropy against the target, KD that of the student against the teacher, both softened by T.
+    xent: w = 1, keep all. dist: w < 1, keep all. cat_xent: w = 1, keep either. cat_dist: w < 1, keep either.
+
+    Attributes:
+      w: weight of the target in [0, 1]; the teacher's distribution has 1 - w.
+      temperature: T > 0, softens both models in KD only.
+      normalizer: what the sum is divided by: all target tokens, or the kept ones.
+      label_smoothing: in [0, 1), t5x's meaning, in CE only.
+      z_loss: coefficient >= 0, t5x's meaning.
+      keep: which tokens train, see `losses.keep`.
+      name: in logs and reports; by default made from w and keep.
+
+    Raises:
+      UserError: a field is out of its range.
+    """
+
+    w: float = 0.5
+    temperature: float = 1.0
+    normalizer: str = "target_tokens"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    keep: str = "either"
+    name: str = ""
+
+    def __post_init__(self):
+        rule = KeepRule.parse(self.keep)
+        _check_number("w", self.w, lambda x: 0 <= x <= 1, "in [0, 1]")
+        _check_number("temperature", self.temperature, lambda x: x > 0, "above 0")
+        _check_number("label_smoothing", self.label_smoothing, lambda x: 0 <= x < 1, "in [0, 1)")
+        _check_number("z_loss", self.z_loss, lambda x: x >= 0, "0 or more")
+        if self.normalizer not in NORMALIZERS:
+            close = difflib.get_close_matches(str(self.normalizer), NORMALIZERS, n=1)
+            mend = f"did you mean {close[0]!r}?" if close else "use one of them"
+            raise UserError(
+                f"there is no Objective.normalizer {self.normalizer!r}, only {', '.join(NORMALIZERS)}", mend
+            )
+        if not self.name:
+            base = "dist" if self.w < 1 else "xent"
+            prefix = {"either": "cat_", "all": ""}.get(rule.kind, f"{rule.kind}_")
+            object.__setattr__(self, "name", prefix + base)
+
+    @property
+    def needs_distribution(self) -> bool:
+        """Whether the signal must hold the teacher's distribution."""
+        return self.w < 1
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether there must be a signal at all."""
+        return self.needs_distribution or self.keep_rule.needs_teacher
+
+    @property
+    def needs_uniform(self) -> bool:
+        """Whether the step must draw one uniform number per token of the global batch."""
+        return self.keep_rule.needs_uniform
+
+    @property
+    def keep_rule(self) -> KeepRule:
+        """The parsed `keep`."""
+        return KeepRule.parse(self.keep)
+
+    def __call__(
+        self,
+        student: ModelOutput,
+        batch: Batch,
+        signal: TeacherSignal | None,
+        *,
+        num_tasks: int = 1,
+        uniform: Array | None = None,
+    ) -> LossOutput:
+        """The sums of one batch, or of a part of one. Only `loss_sum` has a gradient, and only to the student.
+
+        Args:
+          student: hidden states [B, T, D] and the head.
+          batch: weights must not be negative; a position of weight 0 counts nowhere, whatever stands there.
+          signal: what is known of the teacher; may be None unless `needs_teacher`.
+          num_tasks: length of each metric sum.
+          uniform: f32[B, T] in [0, 1), drawn once for the global batch, where `needs_uniform`.
+
+        Raises:
+          UserError: the signal lacks what the objective needs, or does not fit it.
+        """
+        if self.needs_teacher and signal is None:
+            raise UserError(
+                f"the objective {self.name} needs a teacher and there is none",
+                "set a live or a stored teacher, or train with w = 1 and keep = 'all'",
+            )
+        if self.needs_uniform and uniform is None:
+            raise ValueError("a random keep rule needs `uniform` numbers, drawn for the global batch")
+        weights = jax.lax.stop_gradient(widen(batch.decoder_loss_weights)).reshape(-1)
+        counted = weights > 0
+        weights = jnp.where(counted, weights, 0)
+        terms = Terms(self.w, self.temperature, self.label_smoothing, self.z_loss)
+        tokens = dense_losses(terms, student, batch.decoder_target_tokens.reshape(-1), counted, signal)
+        teacher_right = None if signal is None else signal.top1_correct.astype(bool).reshape(-1)
+        uniform = None if uniform is None else uniform.reshape(-1)
+        kept = self.keep_rule(tokens.student_right, teacher_right, uniform)
+
+        kept_weights = jnp.where(kept, weights, 0)
+        kept_loss = jnp.where(kept_weights > 0, weights * tokens.loss, 0)
+        normalizer = kept_weights if self.normalizer == "kept_tokens" else weights
+        values = {
+            "target_tokens": weights,
+            "kept_tokens": kept_weights,
+            "normalizer": normalizer,
+            "loss": kept_loss,
+            "cross_entropy": weights * tokens.cross_entropy,
+            "student_right": weights * tokens.student_right,
+        }
+        if tokens.distillation is not None:
+            values["distillation"] = weights * tokens.distillation
+        if teacher_right is not None:
+            cells = metrics.cells(tokens.student_right, teacher_right)
+            values |= {name: weights * cell for name, cell in cells.items()}
+        return LossOutput(
+            loss_sum=jnp.sum(kept_loss),
+            weight_sum=jnp.sum(normalizer),
+            sums=metrics.sum_by_task(values, batch.task_ids, num_tasks),
+        )
+
+
+def divide(total: Array, weight_sum: Array) -> Array:
+    """`total` (a loss sum, or a gradient of one) per unit of weight; 0 where nothing counted.
+
+    To be called once, after the sum over all microbatches and devices.
+
+    >>> divide(jnp.array(6.0), jnp.array(4.0)).item(), divide(jnp.array(0.0), jnp.array(0.0)).item()
+    (1.5, 0.0)
+    """
+    return jnp.where(weight_sum > 0, total / jnp.where(weight_sum > 0, weight_sum, 1), 0).astype(total.dtype)
+
+
+def _check_number(field: str, value: Any, holds: Callable[[float], bool], meaning: str) -> None:
+    """Raises a UserError unless `value` is a finite number for which `holds`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not holds(value):
+        raise UserError(f"Objective.{field} = {value!r} is not a number {meaning}", f"set Objective.{field} {meaning}")
