@@ -19,6 +19,12 @@ def safe_name(name: str) -> str:
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
+def prepared_splits(root: str | os.PathLike, task: str) -> list[str]:
+    """The splits of a task that have a finished store, sorted."""
+    found = (pathlib.Path(root) / safe_name(task)).glob(f"*/{MANIFEST}")
+    return sorted(urllib.parse.unquote(path.parent.name) for path in found)
+
+
 def store_directory(root: str | os.PathLike, task: str, split: str) -> pathlib.Path:
     """The directory of the example store of one task and split."""
     return pathlib.Path(root) / safe_name(task) / safe_name(split)

@@ -35,7 +35,7 @@ def encode(example: Example, features: Mapping[str, FeatureInfo]) -> bytes:
     """The record of an example; equal examples are equal bytes."""
     inputs = None if example.inputs is None else example.inputs.astype(features["inputs"].dtype).tobytes()
     targets = example.targets.astype(features["targets"].dtype).tobytes()
-    payload = msgpack.packb([example.example_id, inputs, targets, example.raw])
+    payload: Any = msgpack.packb([example.example_id, inputs, targets, example.raw])
     return zlib.crc32(payload).to_bytes(4, "little") + payload
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from cat_jax.data import layout
 from cat_jax.data.manifest import Manifest, ShardEntry, read_manifest
@@ -149,7 +149,7 @@ class ExampleStore:
             raise self._damaged(index, e) from e
 
     def _damaged(self, index: int, error: Exception) -> UserError:
-        shard, within = (int(x) for x in self.locate(np.int64(index)))
+        shard, within = (int(x) for x in self.locate(np.asarray(index)))
         path = self.directory / self.shards[shard].file
         return UserError(f"record {within} of {path} is damaged ({error})", MEND)
 
@@ -201,7 +201,7 @@ def _missing(root: pathlib.Path, directory: pathlib.Path, task: str, split: str)
     """The problem and the mend where a store has no manifest."""
     unfinished = directory.is_dir() and any(directory.iterdir())
     state = "an unfinished store" if unfinished else "no store"
-    splits = sorted(path.parent.name for path in directory.parent.glob(f"*/{layout.MANIFEST}"))
+    splits = layout.prepared_splits(root, task)
     there = f" (there are: {', '.join(splits)})" if splits else ""
     mend = "run `cat-jax prepare` for it, or name another STORE_DIR"
     return f"{state} of task {task!r}, split {split!r} in {root}{there}: no {directory / layout.MANIFEST}", mend

@@ -9,13 +9,14 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from cat_jax.data import layout
-from cat_jax.data.manifest import Manifest, Recipe, ShardEntry
+from cat_jax.data.manifest import FEATURES, Manifest, Recipe, ShardEntry
 from cat_jax.data.record import Example, encode
 from cat_jax.errors import UserError
 from cat_jax.files import atomic_write, cannot_write, checksum, fingerprint, write_json
@@ -114,6 +115,23 @@ class StoreWriter:
                 path.unlink(missing_ok=True)
 
 
+def write_store(root: str | os.PathLike, recipe: Recipe, examples: Iterable[Example]) -> Manifest:
+    """Writes a store from examples in memory, without SeqIO: example k goes to shard k % num_shards, as SeqIO deals.
+
+    Raises:
+      UserError: the store cannot be written, or an example id occurs twice.
+    """
+    writer = StoreWriter(layout.store_directory(root, recipe.task, recipe.split), recipe)
+    dealt: list[list[Example]] = [[] for _ in range(recipe.num_shards)]
+    for k, example in enumerate(examples):
+        dealt[k % recipe.num_shards].append(example)
+    for shard in writer.pending():
+        with writer.shard(shard) as out:
+            for example in dealt[shard]:
+                out.write(example)
+    return writer.finish()
+
+
 class ShardWriter:
     """Writes one shard; see `StoreWriter.shard`."""
 
@@ -189,10 +207,10 @@ class ShardWriter:
         write_json(sidecar, {"recipe": self._mark, "shard": dataclasses.asdict(entry)})
 
     def _limits(self) -> np.ndarray:
-        return np.array([self._recipe.feature_lengths.get(name, -1) for name in ("inputs", "targets")])
+        return np.array([self._recipe.feature_lengths.get(name, -1) for name in FEATURES])
 
     def _per_feature(self, columns: np.ndarray) -> dict[str, int]:
-        by_name = dict(zip(("inputs", "targets"), columns.tolist(), strict=True))
+        by_name: dict[str, int] = dict(zip(FEATURES, columns.tolist(), strict=True))
         return {name: by_name[name] for name in self._recipe.features}
 
     def _refused(self, error: RuntimeError) -> UserError:

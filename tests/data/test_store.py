@@ -87,7 +87,8 @@ def test_a_record_is_crc_and_msgpack():
     assert parts(record) == ["7", b"\x02\x00", b"\x02\x01\x01\x00", None]
 
 
-def _write_slowly(directory):
+def _write_slowly(directory, begun):
+    begun.set()
     writer = StoreWriter(directory, RECIPE)
     for shard in writer.pending():
         with writer.shard(shard) as out:
@@ -100,11 +101,14 @@ def _write_slowly(directory):
 def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
     expected = contents(write_store(tmp_path / "whole").directory)
     directory = layout.store_directory(tmp_path / "killed", RECIPE.task, RECIPE.split)
-    fork = multiprocessing.get_context("fork")  # nothing heavy is imported: the child starts at once
+    context = multiprocessing.get_context("forkserver")  # children start fast, and never from a process with jax
+    context.set_forkserver_preload(["cat_jax.data.writer"])
     kills = 0
     for attempt in range(100):
-        child = fork.Process(target=_write_slowly, args=(directory,))
+        begun = context.Event()
+        child = context.Process(target=_write_slowly, args=(directory, begun))
         child.start()
+        assert begun.wait(60)
         child.join(0.004 * (attempt % 12 + 1))
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
