@@ -1,0 +1,97 @@
+"""Paired bootstrap over examples.
+
+A resample is a set of example weights: how often each example was drawn, with replacement, within its task, whose size
+stays fixed. Every model and objective is judged on the same resamples, so the interval of a difference is that of
+paired numbers (Efron and Tibshirani 1993; Koehn 2004 for corpus metrics).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Resamples:
+    """Reproducible resamples of tasks' examples: a function of the seed, the task's name and its size, no more."""
+
+    count: int = 1000
+    seed: int = 0
+
+    def blocks(self, sizes: Mapping[str, int], block: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields f64[block, N_task] weights per task, `count` rows in all; the last block may be shorter."""
+        generators = {task: np.random.default_rng([self.seed, zlib.crc32(task.encode())]) for task in sizes}
+        for start in range(0, self.count, block):
+            rows = min(block, self.count - start)
+            yield {task: _draw(generators[task], rows, size) for task, size in sizes.items()}
+
+    def seed_draws(self, seeds: int) -> np.ndarray:
+        """i64[count, seeds]: which training seeds each resample draws, with replacement, for the nested interval."""
+        return np.random.default_rng([self.seed, seeds]).integers(0, seeds, (self.count, seeds))
+
+
+def _draw(generator: np.random.Generator, rows: int, size: int) -> np.ndarray:
+    """f64[rows, size]: how often each of `size` examples is drawn in `size` draws."""
+    drawn = generator.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+
+
+def block_rows(examples: int) -> int:
+    """Rows of a block of weights, so that a block holds about four million numbers."""
+    return max(1, 2**22 // max(1, examples))
+
+
+def interval(samples: np.ndarray, level: float) -> list[float] | None:
+    """The percentile interval of f64[R] resampled values; None if there are none, or one is not finite."""
+    if not len(samples) or not np.isfinite(samples).all():
+        return None
+    tail = (1 - level) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail])
+    return [float(low), float(high)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One number of an objective: its mean over seeds, and how far to trust it."""
+
+    mean: float
+    interval: list[float] | None
+    """Examples resampled, the trained models held fixed."""
+    nested: list[float] | None
+    """Examples and training seeds resampled; None with a single seed."""
+    spread: float | None
+    """Standard deviation over seeds (n - 1); None with a single seed."""
+    seeds: dict[str, float]
+
+    def to_dict(self) -> dict:
+        """JSON-able."""
+        return dataclasses.asdict(self)
+
+
+def estimate(
+    values: Mapping[int, float], samples: Sequence[np.ndarray], resamples: Resamples, level: float
+) -> Estimate:
+    """Sums up an objective over seeds.
+
+    Args:
+      values: the number by training seed.
+      samples: f64[R] resampled numbers of each seed, in the order of `values`; empty arrays for no intervals.
+      resamples: that the samples came from.
+      level: of the intervals, such as 0.95.
+    """
+    stacked = np.stack(list(samples))  # [S, R]
+    nested = None
+    if len(values) > 1 and stacked.shape[1]:
+        draws = resamples.seed_draws(len(values))[: stacked.shape[1]]  # [R, S]
+        nested = interval(np.take_along_axis(stacked.T, draws, axis=1).mean(axis=1), level)
+    numbers = np.array(list(values.values()))
+    return Estimate(
+        mean=float(numbers.mean()),
+        interval=interval(stacked.mean(axis=0), level),
+        nested=nested,
+        spread=float(numbers.std(ddof=1)) if len(values) > 1 else None,
+        seeds={str(seed): float(v) for seed, v in values.items()},
+    )

@@ -1,0 +1,139 @@
+"""A small model's table beside the large model's: the same examples, row by row, joined by example id."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cat_jax.errors import UserError
+from cat_jax.table import TableInfo, read_table, table_path
+
+KINDS = ("mean", "bleu", "function")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What one model answered on one task and split, ordered by example id."""
+
+    table: pa.Table
+    info: TableInfo
+
+    @property
+    def ids(self) -> list[str]:
+        """The example ids, ascending."""
+        return self.table.column("example_id").to_pylist()
+
+    def numbers(self, column: str) -> np.ndarray:
+        """f64[N]: a numeric column.
+
+        Raises:
+          UserError: a row of it is null.
+        """
+        values = self.table.column(column)
+        if values.null_count:
+            raise UserError(
+                f"{column} is missing in {values.null_count} of {len(values)} rows of {self}",
+                "evaluate this model again",
+            )
+        return values.to_numpy().astype(np.float64)
+
+    def __str__(self) -> str:
+        return f"the table of {self.info.model} on {self.info.task} ({self.info.split})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Row i of both tables is the same example."""
+
+    small: Answers
+    large: Answers
+
+    @property
+    def task(self) -> str:
+        """The task that both answered."""
+        return self.large.info.task
+
+    @property
+    def kind(self) -> str:
+        """How a merged output is scored: "mean", "bleu" or "function"."""
+        return self.large.info.metric_kind
+
+    def __len__(self) -> int:
+        return len(self.large.table)
+
+
+def answers(table: pa.Table, info: TableInfo) -> Answers:
+    """Sorts a table by example id and checks that it can stand in a cascade.
+
+    Raises:
+      UserError: no rows, an id twice, an unknown kind of metric, or FLOPs that are not positive.
+    """
+    made = Answers(table.sort_by("example_id"), info)
+    mend = "evaluate this model again"
+    if not len(table):
+        raise UserError(f"{made} has no rows", mend)
+    repeated = len(table) - len(table.column("example_id").unique())
+    if repeated:
+        raise UserError(f"{repeated} example ids occur twice in {made}", mend)
+    if info.metric_kind not in KINDS:
+        raise UserError(f"{made} has metric kind {info.metric_kind!r}", f"use one of {', '.join(KINDS)}")
+    flops = made.numbers("flops")
+    if not (flops > 0).all() or not np.isfinite(flops).all():
+        raise UserError(f"{made} holds FLOPs that are not positive numbers", mend)
+    return made
+
+
+def load_answers(tables_dir: str | os.PathLike, model: str, task: str, split: str) -> Answers:
+    """Reads `<tables_dir>/<model>/<task>.<split>.parquet`.
+
+    Raises:
+      UserError: the file is missing, broken, or a table of another task or split.
+    """
+    path = table_path(tables_dir, model, task, split)
+    table, info = read_table(path)
+    if (info.task, info.split) != (task, split):
+        raise UserError(
+            f"{path} is a table of {info.task} ({info.split}), not of {task} ({split})", "evaluate this model again"
+        )
+    return answers(table, info)
+
+
+def join(small: Answers, large: Answers) -> Pair:
+    """Pairs two tables of the same examples.
+
+    Raises:
+      UserError: examples on one side only, or tables of different stores, splits or metrics; names both sides.
+    """
+    for field, mend in (
+        ("task", "name two tables of the same task"),
+        ("split", "name two tables of the same split"),
+        ("store_fingerprint", "evaluate both models on the same example store"),
+        ("metric", "evaluate both models with the same task module"),
+        ("metric_kind", "evaluate both models with the same task module"),
+    ):
+        ours, theirs = getattr(small.info, field), getattr(large.info, field)
+        if ours != theirs:
+            raise UserError(f"{small} has {field} {ours!r}, {large} has {theirs!r}", mend)
+    small_ids, large_ids = small.ids, large.ids
+    if small_ids != large_ids:
+        lacking = [
+            f"{side} lacks {len(ids)} ({_some(ids)})"
+            for side, ids in (
+                (small, sorted(set(large_ids) - set(small_ids))),
+                (large, sorted(set(small_ids) - set(large_ids))),
+            )
+            if ids
+        ]
+        raise UserError(
+            f"the two models did not answer the same examples; {' and '.join(lacking)}",
+            "evaluate both on the whole split",
+        )
+    return Pair(small, large)
+
+
+def _some(ids: Sequence[str], most: int = 3) -> str:
+    return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")

@@ -1,0 +1,188 @@
+"""How a merged output, some answers of the large model and the rest of the small one, is scored.
+
+A `Quality` knows both models' answers to N examples. Of an order of deferral it can say the quality at every number of
+deferred examples, under R sets of example weights at once (a bootstrap resample is a set of integer weights). Metrics
+that are functions of summed statistics (means, BLEU) cost one pass over running sums for all points together; any
+other metric is recomputed on each merged output, so its curve has few points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from cat_jax.cascade.bleu import WIDTH, bleu
+from cat_jax.cascade.pairs import Answers, Pair
+from cat_jax.errors import UserError
+
+MetricFunction = Callable[[Sequence[str], pa.Table], float]
+"""(predictions[N], the table's rows) -> the metric of this output."""
+
+
+class Quality(Protocol):
+    """Two models' answers to N examples, and the metric of any mixture of them."""
+
+    @property
+    def max_points(self) -> int | None:
+        """The most points of a curve worth asking for; None if they cost next to nothing."""
+        ...
+
+    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """f64[R, P]: the metric when the first `cuts[p]` examples of `order` are answered by the large model.
+
+        Args:
+          order: i64[N], example indices, first to defer first.
+          cuts: i64[P], ascending numbers of deferred examples, each in 0..N.
+          weights: f64[R, N], how often each example counts, in the examples' own order.
+        """
+        ...
+
+
+def running_sums(values: np.ndarray, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """f64[R, P]: sum of weight x value over the first `cuts[p]` examples of `order`. Shapes as in `Quality.merged`."""
+    running = np.cumsum(weights[:, order] * values[order], axis=1)
+    sums = np.zeros((len(weights), len(cuts)))
+    sums[:, cuts > 0] = running[:, cuts[cuts > 0] - 1]
+    return sums
+
+
+@dataclasses.dataclass(frozen=True)
+class SumQuality:
+    """A metric that is a function of statistics summed over examples.
+
+    Attributes:
+      small: f64[N, D], the small model's statistics.
+      large: f64[N, D], the large model's.
+      value: (sums f64[..., D], number of examples f64[...]) -> f64[...].
+    """
+
+    small: np.ndarray
+    large: np.ndarray
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    max_points: int | None = None
+
+    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See `Quality.merged`. No deferral and full deferral are exactly each model's own metric."""
+        none, every = weights @ self.small, weights @ self.large  # [R, D]
+        sums = np.empty((len(weights), len(cuts), self.small.shape[1]))
+        for d in range(self.small.shape[1]):
+            gained = running_sums(self.large[:, d] - self.small[:, d], order, cuts, weights)
+            sums[:, :, d] = none[:, d, None] + gained
+        # Summed directly, not small + (large - small), so that the ends carry no rounding.
+        sums[:, cuts == 0] = none[:, None]
+        sums[:, cuts == len(order)] = every[:, None]
+        return self.value(sums, weights.sum(axis=1)[:, None])
+
+
+def mean_value(sums: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The mean of the first statistic."""
+    return sums[..., 0] / count
+
+
+def bleu_value(sums: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Corpus BLEU; the number of examples does not enter."""
+    del count
+    return bleu(sums)
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionQuality:
+    """Any metric: recomputed on every merged output, so on few thresholds. A weight w repeats an example w times."""
+
+    small: pa.Table
+    large: pa.Table
+    function: MetricFunction
+    max_points: int | None = 21
+
+    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See `Quality.merged`; R x P calls of the function."""
+        count = len(order)
+        both = pa.concat_tables([self.small, self.large]).combine_chunks()
+        rank = np.empty(count, dtype=np.int64)
+        rank[order] = np.arange(count)
+        quality = np.empty((len(weights), len(cuts)))
+        for r, repeats in enumerate(weights.astype(np.int64)):
+            rows = np.repeat(np.arange(count), repeats)
+            for p, cut in enumerate(cuts):
+                merged = both.take(pa.array(np.where(rank[rows] < cut, rows + count, rows)))
+                quality[r, p] = self.function(merged.column("prediction").to_pylist(), merged)
+        return quality
+
+
+@dataclasses.dataclass(frozen=True)
+class MacroQuality:
+    """The plain mean of several tasks' metrics, under one order over the examples of all.
+
+    Attributes:
+      parts: each task's quality; its examples follow those of the task before it.
+      sizes: the number of examples of each.
+    """
+
+    parts: Sequence[Quality]
+    sizes: Sequence[int]
+
+    @property
+    def max_points(self) -> int | None:
+        """That of the dearest part."""
+        return min((p.max_points for p in self.parts if p.max_points is not None), default=None)
+
+    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See `Quality.merged`."""
+        total = np.zeros((len(weights), len(cuts)))
+        start = 0
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            inside = (order >= start) & (order < start + size)
+            deferred = np.concatenate([[0], np.cumsum(inside)])[cuts]
+            total += part.merged(order[inside] - start, deferred, weights[:, start : start + size])
+            start += size
+        return total / len(self.parts)
+
+
+def score_scale(tables: Sequence[Answers]) -> float:
+    """100 for scores on 0 to 1 in every table, else 1: curves and reports are on 0 to 100."""
+    scores = np.concatenate([t.numbers("score") for t in tables])
+    return 100.0 if scores.min() >= 0 and scores.max() <= 1 else 1.0
+
+
+def task_quality(pair: Pair, scale: float = 1.0, function: MetricFunction | None = None) -> Quality:
+    """The quality that the task's own kind of metric asks for.
+
+    Args:
+      pair: the joined tables.
+      scale: factor on the scores of a "mean" metric.
+      function: the metric of a "function" task.
+
+    Raises:
+      UserError: the tables lack what the kind needs.
+    """
+    if pair.kind == "mean":
+        small, large = (side.numbers("score")[:, None] * scale for side in (pair.small, pair.large))
+        return SumQuality(small, large, mean_value)
+    if pair.kind == "bleu":
+        return SumQuality(_statistics(pair.small), _statistics(pair.large), bleu_value)
+    if function is None:
+        raise UserError(
+            f"the metric {pair.large.info.metric} of {pair.task} can only be scored by the task's own function",
+            "name the module of the task",
+        )
+    return FunctionQuality(pair.small.table, pair.large.table, function)
+
+
+def _statistics(answers: Answers) -> np.ndarray:
+    """f64[N, 10]: BLEU's sufficient statistics of each example."""
+    rows = answers.table.column("statistics").to_pylist()
+    if any(row is None or len(row) != WIDTH for row in rows):
+        raise UserError(f"{answers} lacks the {WIDTH} BLEU statistics of some row", "evaluate this model again")
+    return np.array(rows, dtype=np.float64)
+
+
+def pool_quality(parts: Sequence[Quality], sizes: Sequence[int]) -> Quality:
+    """Several tasks as one: the mean over all examples if every task's metric is a mean, else the mean of tasks."""
+    if all(isinstance(p, SumQuality) and p.value is mean_value for p in parts):
+        sums = [p for p in parts if isinstance(p, SumQuality)]
+        return SumQuality(np.concatenate([p.small for p in sums]), np.concatenate([p.large for p in sums]), mean_value)
+    return MacroQuality(parts, sizes)

@@ -1,0 +1,127 @@
+"""Numbers that sum up a deferral curve; docs/cascade.md has each one's formula and source.
+
+All work on R example weightings at once and return f64[R]: the estimate (weights of one) and its bootstrap resamples
+go through the same code. Qualities are on the metric's own scale (0 to 100 for accuracy and BLEU).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cat_jax.cascade.curve import Curve
+from cat_jax.cascade.view import View
+
+
+def rate_name(rate: float) -> str:
+    """The metric's name for quality at a deferral rate.
+
+    >>> rate_name(0.3), rate_name(0.125)
+    ('quality_at_30', 'quality_at_12.5')
+    """
+    return f"quality_at_{rate * 100:g}"
+
+
+def kept_name(share: float) -> str:
+    """The metric's name for FLOPs saved while keeping a share of the large model's quality.
+
+    >>> kept_name(0.95)
+    'flops_saved_at_95'
+    """
+    return f"flops_saved_at_{share * 100:g}"
+
+
+def metric_names(rates: tuple[float, ...], kept: tuple[float, ...]) -> list[str]:
+    """The names of `summarize`'s metrics, in order."""
+    return [
+        *("small_quality", "large_quality", "auc_df", "auc_random", "gain_over_random", "gain_over_random_percent"),
+        *("auc_ideal", "share_of_ideal", "auroc", "qnc", "small_cost"),
+        *map(rate_name, rates),
+        *map(kept_name, kept),
+    ]
+
+
+def summarize(
+    view: View, curve: Curve, rates: tuple[float, ...], kept: tuple[float, ...], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Every metric of one curve, f64[R] each; NaN where it is not defined.
+
+    Args:
+      view: what the curve was drawn from.
+      curve: its deferral curve.
+      rates: deferral rates at which quality is read off.
+      kept: shares of the large model's quality at which saved FLOPs are read off.
+      weights: the f64[R, N] example weights of `curve`.
+    """
+    small, large = curve.quality[:, 0], curve.quality[:, -1]
+    area, random = curve.area(), (small + large) / 2
+    ideal_curve = view.ideal_curve(weights)
+    ideal = np.full_like(area, np.nan) if ideal_curve is None else ideal_curve.area()
+    right = view.right()
+    numbers = {
+        "small_quality": small,
+        "large_quality": large,
+        "auc_df": area,
+        "auc_random": random,
+        "gain_over_random": area - random,
+        "gain_over_random_percent": 100 * _ratio(area - random, random),
+        "auc_ideal": ideal,
+        "share_of_ideal": _ratio(area - random, ideal - random),
+        "auroc": np.full_like(area, np.nan) if right is None else auroc(view.confidence, right[0], weights),
+        "qnc": curve.least_flops(large) / curve.large_flops,
+        "small_cost": curve.flops[:, 0] / curve.large_flops,
+    }
+    numbers |= zip(map(rate_name, rates), curve.at_rate(np.array(rates)).T, strict=True)
+    for share in kept:
+        numbers[kept_name(share)] = 1 - curve.least_flops(share * large) / curve.large_flops
+    return numbers
+
+
+def auroc(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """f64[R]: chance that a right answer is surer than a wrong one, equal confidence counting half.
+
+    NaN where all answers are right or all wrong.
+    """
+    if weights is None:
+        weights = np.ones((1, len(confidence)))
+    order = np.argsort(confidence, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(confidence[order]) > 0]))
+    ordered = weights[:, order]
+    good = np.add.reduceat(ordered * right[order], starts, axis=1)  # [R, distinct confidences]
+    bad = np.add.reduceat(ordered * ~right[order], starts, axis=1)
+    below = np.cumsum(bad, axis=1) - bad
+    won = (good * (below + bad / 2)).sum(axis=1)
+    return _ratio(won, good.sum(axis=1) * bad.sum(axis=1))
+
+
+def against(curve: Curve, baseline: Curve, rate: float) -> dict[str, np.ndarray]:
+    """CAT's own two comparisons with a baseline curve, both at the baseline's point of deferral rate `rate`.
+
+    Returns:
+      `flops_saved`: f64[R], share of the baseline's FLOPs saved by reaching the quality that it has there; and
+      `quality_gained`: f64[R], quality more than the baseline's at the FLOPs that it spends there.
+    """
+    at = np.array([rate])
+    quality, flops = baseline.at_rate(at)[:, 0], baseline.flops_at_rate(at)[:, 0]
+    return {
+        "flops_saved": 1 - curve.least_flops(quality) / flops,
+        "quality_gained": curve.at_flops(flops) - quality,
+    }
+
+
+def four_cells(view: View) -> dict[str, float] | None:
+    """Shares of examples that both, one or none of the models get right; None where right is not defined."""
+    right = view.right()
+    if right is None:
+        return None
+    small, large = right
+    return {
+        "both_right": float((small & large).mean()),
+        "small_only_right": float((small & ~large).mean()),
+        "large_only_right": float((~small & large).mean()),
+        "both_wrong": float((~small & ~large).mean()),
+    }
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The ratio; NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)

@@ -1,0 +1,91 @@
+"""Thresholds: picked on validation, reported on test.
+
+A threshold is a number on the confidence's own scale: queries less sure than it go to the large model. It is picked so
+that the validation split meets a target; what it does on test (how many are deferred, how good, how dear) is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+
+from cat_jax.cascade.quality import running_sums
+from cat_jax.cascade.view import View
+from cat_jax.errors import UserError
+
+_KINDS = {
+    "rate": "defer at most {} of queries",
+    "quality": "reach {} of the large model's quality",
+    "flops": "spend at most {} of the large model's FLOPs",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a threshold is for: a deferral rate, or a share of the large model's quality or FLOPs."""
+
+    kind: str  # "rate", "quality" or "flops"
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value:g}"
+
+    def words(self) -> str:
+        """The target as a sentence of the report.
+
+        >>> Target("rate", 0.3).words()
+        'defer at most 30 % of queries'
+        """
+        return _KINDS[self.kind].format(f"{self.value * 100:g} %")
+
+
+def parse_target(text: str) -> Target:
+    """The target that `text` names, such as `rate=0.3`, `quality=0.95` or `flops=0.5`.
+
+    Raises:
+      UserError: another spelling, or a number that cannot be met by any threshold.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", text)
+    mend = "write rate=0.3, quality=0.95 or flops=0.5"
+    if match is None or match[1] not in _KINDS:
+        raise UserError(f"no threshold target is spelt {text!r}", mend)
+    try:
+        value = float(match[2])
+    except ValueError as e:
+        raise UserError(f"threshold target {text!r} has no number", mend) from e
+    if not np.isfinite(value) or value < 0 or (match[1] == "rate" and value > 1):
+        raise UserError(f"threshold target {text!r} cannot be met", mend)
+    return Target(match[1], value)
+
+
+def pick(view: View, target: Target) -> float | None:
+    """The threshold that meets `target` on this (validation) view; None if none does.
+
+    A rate or a budget is never exceeded: the largest threshold within it. A quality is reached as cheaply as
+    possible: the smallest threshold that has it.
+    """
+    curve = view.curve()
+    if target.kind == "quality":
+        meets = np.flatnonzero(curve.quality[0] >= target.value * curve.quality[0, -1])
+        return float(curve.thresholds[meets[0]]) if len(meets) else None
+    spent = curve.rate[0] if target.kind == "rate" else curve.flops[0] / curve.large_flops[0]
+    meets = np.flatnonzero(spent <= target.value)
+    return float(curve.thresholds[meets[-1]]) if len(meets) else None
+
+
+def apply(view: View, threshold: float, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """What a fixed threshold does on a view: f64[R] deferral `rate`, `quality`, and `flops` (share of the large's)."""
+    if weights is None:
+        weights = np.ones((1, len(view)))
+    order = np.argsort(view.confidence, kind="stable")
+    cut = np.array([np.count_nonzero(view.confidence < threshold)])
+    count = weights.sum(axis=1)
+    deferred = running_sums(np.ones(len(view)), order, cut, weights)[:, 0]
+    paid = weights @ view.small_flops + running_sums(view.large_flops, order, cut, weights)[:, 0]
+    return {
+        "rate": deferred / count,
+        "quality": view.quality.merged(order, cut, weights)[:, 0],
+        "flops": paid / (weights @ view.large_flops),
+    }
