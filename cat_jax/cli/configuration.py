@@ -14,7 +14,7 @@ import inspect
 import pathlib
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import gin
 from gin import config_parser
@@ -100,14 +100,14 @@ class _Reader:
         if path.resolve() in {parent.resolve() for parent in including}:
             raise UserError(f"the gin file {path} includes itself", "take the include away")
         try:
-            with path.open(encoding="utf-8") as stream:
-                for statement, line in _statements(stream, str(path)):
-                    if isinstance(statement, config_parser.IncludeStatement):
-                        self.file(statement.filename, (*including, path))
-                    else:
-                        self._take(statement, f"{path} line {line}")
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"cannot read the gin file {path} ({e})", "give a readable text file") from e
+        for statement, line in _statements(text, str(path)):
+            if isinstance(statement, config_parser.IncludeStatement):
+                self.file(statement.filename, (*including, path))
+            else:
+                self._take(statement, f"{path} line {line}")
 
     def flag(self, text: str) -> None:
         key, equals, value = text.partition("=")
@@ -131,12 +131,12 @@ class _Reader:
             self.imports.append(Import(statement.module, statement.format(), statement.bound_name(), source))
 
 
-def _statements(stream: TextIO, path: str) -> Iterator[tuple[Any, int]]:
+def _statements(content: str, path: str) -> Iterator[tuple[Any, int]]:
     """Each statement of a gin file with its line."""
     mend = "write NAME = VALUE, with strings in quotes"
     line = 1
     try:
-        for statement in config_parser.ConfigParser(stream, _Delegate()):
+        for statement in config_parser.ConfigParser(content, _Delegate()):
             line = statement.location.line_num
             yield statement, line
     except SyntaxError as e:

@@ -1,0 +1,157 @@
+"""Several processes on this machine that work as one job through `jax.distributed`.
+
+    python -m cat_jax_launch.local --processes 2 --devices_per_process 4 -- train --gin_file=runs/train.gin ...
+
+Each process runs the same `cat-jax` command; its lines are marked with its number. SIGTERM and Ctrl-C reach all of
+them. When one fails the others are stopped, and its exit code is the launcher's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+_SAVING_SECONDS = 120.0
+"""How long processes that were told to stop may take: they save a checkpoint."""
+
+_ORPHAN_SECONDS = 10.0
+"""How long they may take once one of them has failed: they cannot save without it."""
+
+_POLL_SECONDS = 0.1
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(process: int, processes: int, port: int, devices: int | None) -> dict[str, str]:
+    """What `cat-jax` reads to join the job, beside this process's environment.
+
+    Args:
+      process: the number of the process, from 0.
+      processes: how many there are.
+      port: where process 0 coordinates.
+      devices: fake CPU devices of each process; None leaves the devices as they are.
+    """
+    result = {
+        **os.environ,
+        "CAT_JAX_COORDINATOR": f"127.0.0.1:{port}",
+        "CAT_JAX_NUM_PROCESSES": str(processes),
+        "CAT_JAX_PROCESS_ID": str(process),
+    }
+    if devices is not None:
+        flags = [flag for flag in result.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
+        result["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
+        result["JAX_PLATFORMS"] = "cpu"
+    return result
+
+
+def launch(arguments: Sequence[str], processes: int, devices: int | None = None) -> int:
+    """Runs `cat-jax ARGUMENTS` in every process of a job; returns 0, or the exit code of the first that failed."""
+    port = free_port()
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cat_jax.cli.main", *arguments],
+            env=environment(index, processes, port, devices),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        for index in range(processes)
+    ]
+    lock = threading.Lock()
+    readers = [threading.Thread(target=_echo, args=(index, job, lock)) for index, job in enumerate(jobs)]
+    for reader in readers:
+        reader.start()
+    try:
+        return _wait(jobs)
+    finally:
+        for job in jobs:
+            if job.poll() is None:
+                job.kill()
+        for reader in readers:
+            reader.join(timeout=5)
+
+
+def _wait(jobs: Sequence[subprocess.Popen]) -> int:
+    """Waits for all; at the first failure or signal the others are told to stop, and killed after the grace time."""
+    deadline: float | None = None
+    first = 0
+
+    def tell(seconds: float) -> None:
+        nonlocal deadline
+        deadline = min(deadline or float("inf"), time.monotonic() + seconds)
+        for job in jobs:
+            if job.poll() is None:
+                job.send_signal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        tell(_SAVING_SECONDS)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while None in (codes := [job.poll() for job in jobs]):
+            codes = [code for code in codes if code]
+            if codes and not first:
+                first = codes[0]
+                # After a signal to all, each ends by itself with the same code.
+                if deadline is None:
+                    tell(_ORPHAN_SECONDS)
+            if deadline is not None and time.monotonic() > deadline:
+                for job in jobs:
+                    if job.poll() is None:
+                        job.kill()
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    first = first or next((job.returncode for job in jobs if job.returncode), 0)
+    return 128 - first if first < 0 else first
+
+
+def _echo(index: int, job: subprocess.Popen, lock: threading.Lock) -> None:
+    """Copies a process's output, each line marked with its number."""
+    assert job.stdout is not None
+    for line in job.stdout:
+        with lock:
+            sys.stdout.write(f"[{index}] {line}")
+            sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cat_jax_launch.local",
+        description="Run one cat-jax command in several processes of this machine, joined by jax.distributed.",
+        usage="%(prog)s [--processes N] [--devices_per_process D] -- COMMAND [FLAGS]",
+    )
+    parser.add_argument("--processes", type=int, default=2, help="how many processes (default: 2)")
+    parser.add_argument(
+        "--devices_per_process", type=int, help="fake CPU devices of each; default: the devices that are there"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND [FLAGS]", help="what cat-jax runs")
+    args = parser.parse_args(argv)
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        parser.error("no command: end with e.g. `-- train --gin_file=runs/train.gin`")
+    if args.processes < 1 or (args.devices_per_process is not None and args.devices_per_process < 1):
+        parser.error("--processes and --devices_per_process are at least 1")
+    return launch(command, args.processes, args.devices_per_process)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
