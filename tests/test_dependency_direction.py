@@ -9,10 +9,11 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "cat_jax"
 FLOOR = {
     **dict.fromkeys(["errors", "files", "progress", "types", "table"], 0),
     **dict.fromkeys(["losses", "parallel", "cascade"], 1),
-    **dict.fromkeys(["models", "data", "checkpoint"], 2),
-    **dict.fromkeys(["teacher", "decode"], 3),
-    **dict.fromkeys(["train", "evaluate"], 4),
-    "cli": 5,
+    **dict.fromkeys(["models", "data"], 2),
+    "checkpoint": 3,
+    **dict.fromkeys(["teacher", "decode"], 4),
+    **dict.fromkeys(["train", "evaluate"], 5),
+    "cli": 6,
 }
 SEQIO_ROOMS = {"data/prepare.py", "data/seqio_task.py"}
 FILES = sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

@@ -1,0 +1,160 @@
+"""Parameters read back without the run that wrote them: on any mesh, in any dtype, straight to their places."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from cat_jax.checkpoint.manager import CheckpointManager
+from cat_jax.checkpoint.retention import best_step, checkpoints_dir
+from cat_jax.checkpoint.seal import read_seal, sealed_steps
+from cat_jax.errors import UserError
+from cat_jax.files import fingerprint, read_json, write_json
+from cat_jax.models.registry import config_from_dict
+from cat_jax.parallel.names import flatten_names, unflatten_names
+from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules, param_shardings
+from cat_jax.types import ModelConfig
+
+MODEL_FILE = "model.json"
+
+Step = int | str | None
+"""A step number, 'best', or None for the newest."""
+
+
+def write_model_file(model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, Any]) -> None:
+    """Writes `model.json`: what the parameters mean. Call it on process 0 alone.
+
+    Args:
+      model_dir: the run's directory.
+      config: the model.
+      vocabularies: {feature: vocabulary fingerprint} of the data that the model is trained on.
+    """
+    fields = {name: value for name, value in config.to_dict().items() if name != "family"}
+    content = {"version": 1, "family": config.family, "config": fields, "vocabularies": vocabularies}
+    write_json(pathlib.Path(model_dir) / MODEL_FILE, content)
+
+
+def read_model_file(model_dir: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
+    """(model configuration, {feature: vocabulary fingerprint}) of a run's directory.
+
+    Raises:
+      UserError: there is no such file, or it does not describe a model.
+    """
+    path = pathlib.Path(model_dir) / MODEL_FILE
+    content = read_json(path, "model description", "name the directory of a training run")
+    if not isinstance(content, dict) or not {"family", "config", "vocabularies"} <= content.keys():
+        raise UserError(f"{path} does not describe a model", "name the directory of a training run")
+    return config_from_dict({"family": content["family"], **content["config"]}), content["vocabularies"]
+
+
+def find_step(model_dir: str | os.PathLike, step: Step = None) -> int:
+    """The number of the step that `step` means.
+
+    Raises:
+      UserError: the directory has no such checkpoint.
+    """
+    directory = checkpoints_dir(model_dir)
+    steps = sealed_steps(directory)
+    if not steps:
+        raise UserError(f"no finished checkpoint in {directory}", "train that model first, or name another directory")
+    if step is None:
+        return steps[-1]
+    if step == "best":
+        best = best_step([read_seal(directory / str(s)) for s in steps])
+        if best is None:
+            raise UserError(
+                f"the run in {model_dir} did not keep a best checkpoint",
+                "train with CheckpointConfig.keep_best=True, or leave the step out for the newest",
+            )
+        return best
+    if step not in steps:
+        raise UserError(f"no checkpoint of step {step!r} in {directory}", f"use one of {', '.join(map(str, steps))}")
+    return int(step)
+
+
+def split_step_dir(path: str | os.PathLike, step: Step = None) -> tuple[pathlib.Path, Step]:
+    """(model_dir, step) of a path that is a run's directory or one of its `checkpoints/<step>`."""
+    path = pathlib.Path(path)
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return path, step
+
+
+def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None) -> Any:
+    """The parameters of a checkpoint, verified.
+
+    Args:
+      path: a run's directory, or one of its `checkpoints/<step>`.
+      abstract_params: a tree of `jax.ShapeDtypeStruct`s with shardings: which parameters, as which dtype, where to.
+      step: see `Step`; ignored if the path names one.
+
+    Returns:
+      A tree like `abstract_params` with arrays.
+
+    Raises:
+      UserError: no such checkpoint, a damaged file, or parameters of other names or shapes.
+    """
+    model_dir, step = split_step_dir(path, step)
+    manager = CheckpointManager(model_dir, writable=False)
+    try:
+        restored = manager.restore(find_step(model_dir, step), flatten_names(abstract_params))
+    finally:
+        manager.close()
+    return unflatten_names(abstract_params, restored.params)
+
+
+def abstract_model(config: ModelConfig, mesh: Mesh, rules: AxisRules = DEFAULT_RULES) -> tuple[Any, Any]:
+    """(graphdef, abstract params): a model's structure, and its parameters' shapes, dtypes and shardings.
+
+    Nothing is computed and nothing allocated.
+    """
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: config.build(jax.random.key(0))))
+    shardings = param_shardings(params, mesh, rules)
+    place = lambda p, sharding: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding)  # noqa: E731
+    return graphdef, jax.tree.map(place, params, shardings)
+
+
+def load_model(
+    model_dir: str | os.PathLike,
+    *,
+    mesh: Mesh,
+    rules: AxisRules = DEFAULT_RULES,
+    dtype: str | None = None,
+    step: Step = None,
+) -> tuple[Any, Any, Any, int]:
+    """A trained model: `nnx.merge(graphdef, params)` runs it.
+
+    Args:
+      model_dir: a run's directory, or one of its `checkpoints/<step>`.
+      mesh: where its parameters go.
+      rules: how they are split.
+      dtype: of parameters and computation; None keeps the ones it was trained with.
+      step: see `Step`.
+
+    Returns:
+      (config, graphdef, params, step).
+
+    Raises:
+      UserError: as `load_params`, or `model.json` is missing.
+    """
+    model_dir, step = split_step_dir(model_dir, step)
+    config, _ = read_model_file(model_dir)
+    if dtype is not None:
+        config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    step = find_step(model_dir, step)
+    graphdef, abstract = abstract_model(config, mesh, rules)
+    return config, graphdef, load_params(model_dir, abstract, step), step
+
+
+def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None) -> str:
+    """A name for a trained model: equal for equal configurations and parameters, wherever and whenever made."""
+    model_dir, step = split_step_dir(model_dir, step)
+    config, _ = read_model_file(model_dir)
+    seal = read_seal(checkpoints_dir(model_dir) / str(find_step(model_dir, step)))
+    return fingerprint({"config": config.to_dict(), "params": seal.digest})
