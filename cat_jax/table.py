@@ -56,6 +56,7 @@ class TableInfo:
     `metric` names the headline metric, `metric_kind` how a merged output is scored: "mean" (of `score`), "bleu"
     (from the summed `statistics`), or "function" (only the task's own function can tell). `metrics` holds every
     metric of the task on the whole table. `higher_is_better` is true for all metrics that the cascade can draw.
+    `checkpoint`, `store_fingerprint`, `mode` and `settings` decide the answers: equal ones, equal answers.
     """
 
     task: str
@@ -69,6 +70,7 @@ class TableInfo:
     parameters: int
     checkpoint: str = ""
     step: int = 0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     version: int = VERSION
 
 
