@@ -1,0 +1,46 @@
+"""Logical axis names of parameters: written by the layers, read by the sharding rules.
+
+A parameter carries its names as metadata under a key of our own. Flax's own `sharding_names` would make newer
+releases place the array eagerly when a mesh is active; ours never does, so where a parameter lives is decided once,
+by whoever jits the initialisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+LOGICAL_AXES = frozenset({"vocab", "embed", "mlp", "heads", "kv", "layers", "relpos_buckets"})
+"""Every name that a parameter of this package uses; `kv` is the size of one head, `layers` the scanned stack."""
+
+
+def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
+    """A parameter whose dimensions are called `axes`, one name each."""
+    if len(axes) != value.ndim or not LOGICAL_AXES.issuperset(axes):
+        raise ValueError(f"axes {axes} do not name the dimensions of a parameter of shape {value.shape}")
+    return nnx.Param(value, logical_axes=axes)
+
+
+def axes_of(variable: nnx.Variable) -> tuple[str, ...]:
+    """The logical axis names of one parameter."""
+    return variable.get_metadata("logical_axes")
+
+
+def logical_axes(model_or_params: Any) -> Any:
+    """The axis names of every parameter, in a tree like the parameters'.
+
+    Args:
+        model_or_params: a model, or its `nnx.State` of parameters; concrete or abstract (`nnx.eval_shape`).
+
+    Returns:
+        An `nnx.State` with the same structure whose parameters hold a tuple of names in place of an array. To map it
+        beside the parameters: `jax.tree.map(f, params, axes)`; alone: `is_leaf=lambda x: isinstance(x, tuple)`.
+    """
+    params = nnx.state(model_or_params) if isinstance(model_or_params, nnx.Module) else model_or_params
+
+    def names(variable):
+        return variable.replace(axes_of(variable)) if isinstance(variable, nnx.Variable) else variable
+
+    return jax.tree.map(names, params, is_leaf=lambda x: isinstance(x, nnx.Variable))

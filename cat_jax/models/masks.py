@@ -1,0 +1,25 @@
+"""Attention masks: bool[B, 1, T, S] (or broadcastable to it), true where a query may look at a key.
+
+Rows are either packed (segment ids on every side) or hold one example (none). A query at padding may look at
+anything: what it computes is never read. No mask keeps a query from all keys in a way that gives NaN.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def padding_mask(tokens: jax.Array) -> jax.Array:
+    """Keys that are not padding, bool[B, 1, 1, S] from ids i32[B, S] with 0 for padding."""
+    return (tokens > 0)[:, None, None, :]
+
+
+def segment_mask(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
+    """Keys of the query's own segment, bool[B, 1, T, S] from segment ids i32[B, T] and i32[B, S]."""
+    return (query_segments[:, :, None] == key_segments[:, None, :])[:, None]
+
+
+def causal_mask(length: int) -> jax.Array:
+    """Keys at or before the query, bool[1, 1, T, T]."""
+    return jnp.tril(jnp.ones((length, length), bool))[None, None]

@@ -1,0 +1,142 @@
+"""Configuration of the T5 family: the original T5, T5 1.1, mT5, Flan-T5 and ByT5 differ only in these fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cat_jax.errors import UserError
+
+if TYPE_CHECKING:  # reading a configuration must not wait for JAX
+    import jax
+
+    from cat_jax.models.t5 import T5
+
+ACTIVATION_NAMES = ("gelu", "gelu_exact", "relu", "silu", "linear")
+DTYPES = ("float32", "bfloat16", "float16")
+REMAT_POLICIES = ("none", "minimal", "full")
+
+_POSITIVE = (
+    "vocab_size",
+    "embed_dim",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "relative_buckets",
+    "relative_max_distance",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """Sizes and options of an encoder-decoder T5; the defaults are T5 1.1's where it has one.
+
+    Attributes:
+        vocab_size: rows of the embedding table; with tensor parallelism a multiple of the axis' size.
+        embed_dim: width D of the residual stream.
+        num_heads: attention heads; `num_heads * head_dim` need not be `embed_dim`.
+        head_dim: size of one head.
+        mlp_dim: hidden width of the MLP.
+        num_encoder_layers: layers of the encoder.
+        num_decoder_layers: layers of the decoder.
+        dropout_rate: of every dropout; in [0, 1).
+        activations: of the MLP: ('gelu', 'linear') is T5 1.1's gated GELU, ('relu',) the original T5's.
+        tie_embeddings: the head is the embedding table, with hidden states scaled by embed_dim ** -0.5.
+        relative_buckets: buckets of the relative position bias.
+        relative_max_distance: distance from which on all positions share a bucket.
+        dtype: of the computation; softmax, norms and logits are f32 in any case.
+        param_dtype: of the parameters.
+        scan_layers: keep the layers' parameters stacked and loop over them: compile time independent of depth.
+        remat: what the backward pass computes again: 'none', 'minimal' (all but the products with kernels), or
+            'full' (whole layers).
+        norm_epsilon: of RMSNorm.
+    """
+
+    family: ClassVar[str] = "t5"
+
+    vocab_size: int
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    dropout_rate: float = 0.1
+    activations: tuple[str, ...] = ("gelu", "linear")
+    tie_embeddings: bool = False
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    scan_layers: bool = False
+    remat: str = "none"
+    norm_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        """Refuses what no model can be built from; each refusal names the field."""
+        if isinstance(self.activations, list):
+            object.__setattr__(self, "activations", tuple(self.activations))
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"T5Config.{name} is {value!r}", "give a positive whole number")
+        if not self.activations or not isinstance(self.activations, tuple):
+            raise UserError(f"T5Config.activations is {self.activations!r}", "give names such as ('gelu', 'linear')")
+        for name in self.activations:
+            _one_of("activations", name, ACTIVATION_NAMES)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("param_dtype", self.param_dtype, DTYPES)
+        _one_of("remat", self.remat, REMAT_POLICIES)
+        for name in ("scan_layers", "tie_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"T5Config.{name} is {getattr(self, name)!r}", "give True or False")
+        if not _is_number(self.dropout_rate) or not 0.0 <= self.dropout_rate < 1.0:
+            raise UserError(f"T5Config.dropout_rate is {self.dropout_rate!r}", "give a number in [0, 1)")
+        if not _is_number(self.norm_epsilon) or self.norm_epsilon <= 0.0:
+            raise UserError(f"T5Config.norm_epsilon is {self.norm_epsilon!r}", "give a number above 0")
+        if self.relative_buckets % 4:
+            raise UserError(f"T5Config.relative_buckets is {self.relative_buckets}", "give a multiple of 4")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise UserError(
+                f"T5Config.relative_max_distance {self.relative_max_distance} is within the exact buckets",
+                f"give more than relative_buckets / 2 = {self.relative_buckets // 2}",
+            )
+
+    def build(self, key: jax.Array) -> T5:
+        """A new `T5`, its parameters drawn from `key`."""
+        from cat_jax.models.t5 import T5
+
+        return T5(self, key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `family` included."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"family": self.family, **fields, "activations": list(self.activations)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> T5Config:
+        """The inverse of `to_dict`; `family` may be absent."""
+        fields = {name: value for name, value in fields.items() if name != "family"}
+        known = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
+        for name in fields:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                mend = f"did you mean {close[0]}" if close else f"its fields are {', '.join(known)}"
+                raise UserError(f"T5Config has no field {name!r}", mend)
+        missing = [name for name, required in known.items() if required and name not in fields]
+        if missing:
+            raise UserError(f"T5Config lacks {', '.join(missing)}", "give every size of the model")
+        return cls(**fields)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_of(field: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"T5Config.{field} has unknown {value!r}", f"give one of {', '.join(known)}")

@@ -1,0 +1,135 @@
+"""The encoder's and the decoder's layer of T5: pre-norm residual blocks.
+
+Shape letters: B rows, S input positions, T target positions, L room in the cache, H heads, K size of a head, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cat_jax.models.attention import Attention
+from cat_jax.models.layers import MLP, RMSNorm, dropout
+from cat_jax.models.t5_config import T5Config
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+    """What one decoder layer remembers between steps, in the dtype of the computation."""
+
+    self_keys: jax.Array  # [B, L, H, K]
+    self_values: jax.Array  # [B, L, H, K]
+    cross_keys: jax.Array  # [B, S, H, K]
+    cross_values: jax.Array  # [B, S, H, K]
+
+
+def _norm(config: T5Config) -> RMSNorm:
+    return RMSNorm(config.embed_dim, epsilon=config.norm_epsilon, param_dtype=config.param_dtype)
+
+
+def _attention(config: T5Config, key: jax.Array) -> Attention:
+    c = config
+    return Attention(key, c.embed_dim, c.num_heads, c.head_dim, c.dropout_rate, param_dtype=c.param_dtype)
+
+
+def _mlp(config: T5Config, key: jax.Array) -> MLP:
+    c = config
+    return MLP(key, c.embed_dim, c.mlp_dim, c.activations, c.dropout_rate, param_dtype=c.param_dtype)
+
+
+def _keys(key: jax.Array | None, count: int):
+    return [None] * count if key is None else jax.random.split(key, count)
+
+
+class T5EncoderLayer(nnx.Module):
+    """Self-attention and MLP."""
+
+    def __init__(self, config: T5Config, key: jax.Array):
+        """Draws the parameters from `key`."""
+        attention_key, mlp_key = jax.random.split(key)
+        self.dropout_rate = config.dropout_rate
+        self.attention_norm = _norm(config)
+        self.attention = _attention(config, attention_key)
+        self.mlp_norm = _norm(config)
+        self.mlp = _mlp(config, mlp_key)
+
+    def __call__(self, x: jax.Array, bias: jax.Array, mask: jax.Array, *, dropout_key: jax.Array | None) -> jax.Array:
+        """[B, S, D] to [B, S, D]; `bias` f32[H, S, S], `mask` bool broadcastable to [B, 1, S, S]."""
+        keys = _keys(dropout_key, 4)
+        y = self.attention_norm(x)
+        y = self.attention(y, *self.attention.keys_values(y), bias=bias, mask=mask, dropout_key=keys[0])
+        x = x + dropout(y, self.dropout_rate, keys[1], broadcast_axis=-2)
+        y = self.mlp(self.mlp_norm(x), dropout_key=keys[2])
+        return x + dropout(y, self.dropout_rate, keys[3], broadcast_axis=-2)
+
+
+class T5DecoderLayer(nnx.Module):
+    """Causal self-attention, attention to the encoder's output, and MLP."""
+
+    def __init__(self, config: T5Config, key: jax.Array):
+        """Draws the parameters from `key`."""
+        self_key, cross_key, mlp_key = jax.random.split(key, 3)
+        self.dropout_rate = config.dropout_rate
+        self.self_attention_norm = _norm(config)
+        self.self_attention = _attention(config, self_key)
+        self.cross_attention_norm = _norm(config)
+        self.cross_attention = _attention(config, cross_key)
+        self.mlp_norm = _norm(config)
+        self.mlp = _mlp(config, mlp_key)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        encoded: jax.Array,
+        bias: jax.Array,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+        *,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        """[B, T, D] to [B, T, D]; `encoded` [B, S, D], `bias` f32[H, T, T], masks as in `models.masks`."""
+        keys = _keys(dropout_key, 6)
+        y = self.self_attention_norm(x)
+        kv = self.self_attention.keys_values(y)
+        y = self.self_attention(y, *kv, bias=bias, mask=self_mask, dropout_key=keys[0])
+        x = x + dropout(y, self.dropout_rate, keys[1], broadcast_axis=-2)
+        y = self.cross_attention_norm(x)
+        kv = self.cross_attention.keys_values(encoded)
+        y = self.cross_attention(y, *kv, mask=cross_mask, dropout_key=keys[2])
+        x = x + dropout(y, self.dropout_rate, keys[3], broadcast_axis=-2)
+        y = self.mlp(self.mlp_norm(x), dropout_key=keys[4])
+        return x + dropout(y, self.dropout_rate, keys[5], broadcast_axis=-2)
+
+    def empty_cache(self, encoded: jax.Array, room: int) -> LayerCache:
+        """A cache for `room` steps, the encoder's output [B, S, D] already projected."""
+        keys, values = self.cross_attention.keys_values(encoded)
+        batch, _, heads, size = keys.shape
+        empty = jnp.zeros((batch, room, heads, size), keys.dtype)
+        return LayerCache(empty, empty, keys, values)
+
+    def step(
+        self,
+        x: jax.Array,
+        cache: LayerCache,
+        index: jax.Array,
+        bias: jax.Array,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+    ) -> tuple[jax.Array, LayerCache]:
+        """One position: [B, 1, D] to [B, 1, D] and the cache with this position at `index` i32[].
+
+        `bias` f32[H, 1, L], `self_mask` bool[L] (the positions up to `index`), `cross_mask` bool[B, 1, 1, S].
+        """
+        y = self.self_attention_norm(x)
+        key, value = self.self_attention.keys_values(y)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_keys, key, index, axis=1)
+        values = jax.lax.dynamic_update_slice_in_dim(cache.self_values, value, index, axis=1)
+        x = x + self.self_attention(y, keys, values, bias=bias, mask=self_mask)
+        y = self.cross_attention_norm(x)
+        x = x + self.cross_attention(y, cache.cross_keys, cache.cross_values, mask=cross_mask)
+        x = x + self.mlp(self.mlp_norm(x))
+        return x, dataclasses.replace(cache, self_keys=keys, self_values=values)
