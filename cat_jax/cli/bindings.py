@@ -129,8 +129,15 @@ class Bindings:
         return Bindings(tuple(item for level in levels for item in level), self.imports)
 
     def merged(self) -> dict[str, Binding]:
-        """The binding that counts for each key: the last one."""
-        return {item.key: item for item in self.items}
+        """The binding that counts for each key: the last one; `%gin.REQUIRED` counts only where there is no other.
+
+        So the order of a run file, which says what is required, and a model file, which gives it, does not matter.
+        """
+        found: dict[str, Binding] = {}
+        for item in self.items:
+            if item.value != REQUIRED or item.key not in found:
+                found[item.key] = item
+        return found
 
     def macro(self, name: str) -> Any:
         """The value of a macro, other macros in it left as they are; None if it is not set."""

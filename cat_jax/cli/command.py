@@ -59,25 +59,32 @@ class Manual:
       what: what it does, in a paragraph.
       macros: the macros of its run file: name to meaning.
       example: a command line that works.
+      switches: the command's own on/off flags: name to meaning.
     """
 
     name: str
     what: str
     macros: Mapping[str, str]
     example: str
+    switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
-        width = max(map(len, self.macros), default=0) + 2
-        macros = "\n".join(f"  {name:<{width}}{meaning}" for name, meaning in self.macros.items())
+        macros, switches = _rows(self.macros), _rows(self.switches, 25)
         return (
             f"usage: cat-jax {self.name} --gin_file=FILE [--gin.NAME=VALUE]...\n\n{textwrap.dedent(self.what).strip()}"
             f"\n\nmacros of runs/{self.name}.gin:\n{macros}\n\nexample:\n"
             f"{textwrap.indent(textwrap.dedent(self.example).strip(), '  ')}\n\n{GIN_FLAGS}"
+            + (f"{switches}\n" if switches else "")
         )
 
 
-def parse_gin_flags(manual: Manual, argv: Sequence[str], switches: Sequence[str] = ()) -> tuple[GinFlags, set[str]]:
-    """The configuration flags in `argv`, and which of the command's own on/off `switches` were given.
+def _rows(meanings: Mapping[str, str], width: int = 0) -> str:
+    width = width or max(map(len, meanings), default=0) + 2
+    return "\n".join(f"  {name:<{width}}{meaning}" for name, meaning in meanings.items())
+
+
+def parse_gin_flags(manual: Manual, argv: Sequence[str]) -> tuple[GinFlags, set[str]]:
+    """The configuration flags in `argv`, and which of the command's own switches were given.
 
     Raises:
       UserError: an unknown flag, or no configuration at all.
@@ -97,7 +104,7 @@ def parse_gin_flags(manual: Manual, argv: Sequence[str], switches: Sequence[str]
         flag, equals, value = argument.partition("=")
         if flag.startswith("--gin."):
             bindings.append(argument.removeprefix("--gin."))
-        elif flag in switches and not equals:
+        elif flag in manual.switches and not equals:
             given.add(flag)
         elif flag in values or flag == "--gin_scope":
             if not equals:
@@ -109,7 +116,7 @@ def parse_gin_flags(manual: Manual, argv: Sequence[str], switches: Sequence[str]
             else:
                 values[flag](value)
         else:
-            known = [*values, "--gin_scope", *switches, "--debug", "--help"]
+            known = [*values, "--gin_scope", *manual.switches, "--debug", "--help"]
             mend = suggestion(flag, known, f"see `cat-jax {manual.name} --help`")
             raise UserError(f"unknown flag {argument}", mend)
     if not files and not bindings:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import importlib
 import importlib.resources
-import inspect
 import pathlib
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from gin import config_parser
 
 from cat_jax.cli import names
 from cat_jax.cli.bindings import Binding, Bindings, Import, Macro, Reach, Reference, references, text_of
+from cat_jax.cli.command import GinFlags
 from cat_jax.errors import UserError
 
 BUNDLED = pathlib.Path(str(importlib.resources.files("cat_jax_gin")))
@@ -66,6 +66,11 @@ def read(files: Sequence[str], flags: Sequence[str] = (), search_paths: Sequence
             mend = names.suggestion(item.key, known, "leave it out, or name the gin file that uses it")
             raise UserError(f"nothing reads the macro {item.key} ({item.source})", mend)
     return bindings
+
+
+def of_flags(flags: GinFlags) -> Bindings:
+    """The bindings that a command line asks for, in its scope."""
+    return read(flags.files, flags.bindings, flags.search_paths).in_scope(flags.scope)
 
 
 def find_file(name: str, search_paths: Sequence[pathlib.Path] = (), beside: pathlib.Path | None = None) -> pathlib.Path:
@@ -160,9 +165,9 @@ class Command:
     operative: str
     """What the arguments were built from, defaults included."""
 
-    def call(self) -> Any:
-        """Calls the function behind the command."""
-        return names.ROOTS[self.root].load()(**self.arguments)
+    def call(self, **others: Any) -> Any:
+        """Calls the function behind the command; `others` replace arguments."""
+        return names.ROOTS[self.root].load()(**{**self.arguments, **others})
 
 
 def configure(bindings: Bindings, root: str) -> Command:
@@ -183,10 +188,13 @@ def configure(bindings: Bindings, root: str) -> Command:
     gin.clear_config()
     try:
         gin.parse_config(text)
-        arguments = gin.get_configurable(f"cat_jax.{root}")()
+        given = gin.get_configurable(f"cat_jax.{root}")()
     except UserError as e:  # gin adds lines of its own to the message
         raise UserError(e.problem, e.mend) from e
-    return Command(root, arguments, text, gin.operative_config_str())
+    signature = names.signature(root)
+    assert signature is not None
+    defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+    return Command(root, {**defaults, **given}, text, gin.operative_config_str())
 
 
 def check(bindings: Bindings, root: str) -> Reach:
@@ -263,13 +271,13 @@ def _register(name: str) -> None:
     """Makes one of our names known to gin. A root only hands back its arguments: it is called outside gin."""
     target = names.NAMES[name].load()
     if name in names.ROOTS:
-        target = _arguments_of(target)
+        target = _arguments_of(name)
     gin.external_configurable(target, name=name, module="cat_jax")
 
 
-def _arguments_of(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+def _arguments_of(root: str) -> Callable[..., dict[str, Any]]:
     def arguments(**kwargs: Any) -> dict[str, Any]:
         return kwargs
 
-    arguments.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    arguments.__signature__ = names.signature(root)  # type: ignore[attr-defined]
     return arguments

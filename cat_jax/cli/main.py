@@ -79,7 +79,7 @@ def _command(name: str):
 def _prepare_process() -> None:
     """What every command wants before a library is imported."""
     # TensorFlow and XLA write notices to stderr that bury the one line that matters.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # a console script does not see the user's own task modules otherwise
     follow_parent()

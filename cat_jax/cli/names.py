@@ -12,11 +12,19 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A configurable: `module:attribute`; `light` if importing the module imports no JAX."""
+    """A configurable.
+
+    Attributes:
+      module: where it is.
+      attribute: its name there.
+      light: importing the module imports no JAX.
+      supplied: required parameters that the command can find out by itself.
+    """
 
     module: str
     attribute: str
     light: bool = False
+    supplied: tuple[str, ...] = ()
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.attribute)
@@ -27,7 +35,7 @@ ROOTS = {
     "teach": Name("cat_jax.teacher.writer", "teach"),
     "train": Name("cat_jax.train.loop", "train"),
     "evaluate": Name("cat_jax.evaluate.run", "evaluate"),
-    "cascade": Name("cat_jax.cascade.run", "cascade", light=True),
+    "cascade": Name("cat_jax.cascade.experiment", "cascade", light=True, supplied=("tasks",)),
     "run": Name("cat_jax.cli.experiment", "run", light=True),
 }
 """What the commands call."""
@@ -43,6 +51,7 @@ OBJECTS = {
     "LiveTeacher": Name("cat_jax.teacher.live", "LiveTeacher"),
     "MeshConfig": Name("cat_jax.parallel.mesh", "MeshConfig"),
     "Objective": Name("cat_jax.losses.objective", "Objective"),
+    "PrepareConfig": Name("cat_jax.data.prepare", "PrepareConfig", light=True),
     "SparseLayout": Name("cat_jax.teacher.layout", "SparseLayout"),
     "StoredTeacher": Name("cat_jax.teacher.store", "StoredTeacher"),
     "T5Config": Name("cat_jax.models.t5_config", "T5Config"),
@@ -53,8 +62,16 @@ NAMES = ROOTS | OBJECTS
 
 
 def signature(name: str) -> inspect.Signature | None:
-    """The constructor or function behind one of our names; None for a name that is not ours."""
-    return inspect.signature(NAMES[name].load()) if name in NAMES else None
+    """How one of our names is called, what a command supplies being optional; None for a name that is not ours."""
+    if name not in NAMES:
+        return None
+    found = inspect.signature(NAMES[name].load())
+    parameters = [
+        p.replace(default=None) if p.name in NAMES[name].supplied and p.default is p.empty else p
+        for p in found.parameters.values()
+    ]
+    # Gin passes keywords only, so that an optional parameter may stand before a required one.
+    return inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])
 
 
 def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:

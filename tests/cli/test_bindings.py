@@ -93,3 +93,8 @@ def test_missing_values_are_collected():
         )
     )
     assert bindings.reachable(["train"]).missing == ("A", "B", "Mesh.size")
+
+
+def test_required_never_replaces_a_value(tmp_path):
+    bindings = read(tmp_path, "A = 1\nA = %gin.REQUIRED\nB = %gin.REQUIRED\nB = 2\nC = %gin.REQUIRED\n")
+    assert (bindings.macro("A"), bindings.macro("B"), bindings.macro("C")) == (1, 2, Macro("gin.REQUIRED"))

@@ -47,7 +47,7 @@ def journal(run_dir):
 
 
 def chain(run_dir, **changes):
-    """prepare -> teacher -> two students -> evaluate, where `changes` gives fields of single stages."""
+    """Prepare, teacher, two students that need it, evaluate; here `changes` gives fields of single stages."""
     needs = {
         "prepare": (), "teacher": ("prepare",), "one": ("teacher",), "two": ("teacher",), "evaluate": ("one", "two"),
     }  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_change_upstream_is_refused_too(tmp_path):
     run(tmp_path, chain(tmp_path))
     stages = chain(tmp_path)
     stages[1] = stage(tmp_path, "teacher", ["prepare"], configuration="A = 2\n", derived=True)
-    with pytest.raises(UserError, match="stage two was begun with another configuration .of a stage that it needs"):
+    with pytest.raises(UserError, match=r"stage two was begun with another configuration .of a stage that it needs"):
         run(tmp_path, stages)
 
 
