@@ -1,0 +1,46 @@
+"""The identity of a vocabulary: two vocabularies agree if every id means the same."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from cat_jax.files import fingerprint
+
+_LARGEST_TABLE = 1 << 20
+
+
+def vocabulary_fingerprint(vocabulary: Any) -> str:
+    """SHA-256 of what a SeqIO vocabulary's ids mean, not of where its file lies or what its class is called.
+
+    A SentencePiece model is hashed as it is after SeqIO has added extra ids and normaliser overrides; other
+    vocabularies by the text of every single id.
+    """
+    known = _KNOWN.get(id(vocabulary))
+    if known is None or known[0] is not vocabulary:
+        known = _KNOWN[id(vocabulary)] = (vocabulary, _fingerprint(vocabulary))
+    return known[1]
+
+
+# Most SeqIO vocabularies cannot be hashed, and many tasks share one: the few there are are kept by identity.
+_KNOWN: dict[int, tuple[Any, str]] = {}
+
+
+def _fingerprint(vocabulary: Any) -> str:
+    model = getattr(vocabulary, "sp_model", None)
+    meaning = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else _texts(vocabulary)
+    ids = {name: getattr(vocabulary, name, None) for name in ("vocab_size", "eos_id", "pad_id", "unk_id", "extra_ids")}
+    return fingerprint({"meaning": meaning, **ids})
+
+
+def _texts(vocabulary: Any) -> list[str]:
+    size = vocabulary.vocab_size
+    if size > _LARGEST_TABLE:  # all codepoints of Unicode, and the like: a rule, not a table
+        return [type(vocabulary).__qualname__]
+    texts = []
+    for i in range(size):
+        try:
+            texts.append(str(vocabulary.decode([i])))
+        except (IndexError, KeyError, ValueError):
+            texts.append("")
+    return texts

@@ -1,0 +1,190 @@
+"""`prepare`: runs SeqIO once over a task or mixture and leaves example stores that training reads without it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cat_jax.data import layout, seqio_task
+from cat_jax.data.manifest import Manifest, Recipe, read_manifest
+from cat_jax.data.mixture import write_mixture
+from cat_jax.data.store import ExampleStore
+from cat_jax.data.units import Unit, pipeline, run_units
+from cat_jax.data.writer import StoreWriter
+from cat_jax.errors import UserError
+from cat_jax.files import cannot_write
+from cat_jax.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+KEEP_RAW = ("evaluation", "all", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """What to prepare.
+
+    Attributes:
+      store_dir: the store root.
+      mixture_or_task: a registered SeqIO name.
+      modules: the modules that register it: names, or one string with commas.
+      feature_lengths: tokens to keep of each feature.
+      splits: the splits to prepare; None for all that the tasks declare.
+      workers: processes; the bytes do not depend on their number.
+      examples_per_shard: a split becomes ceil(source examples / this) shards; 1 where the source does not count.
+      keep_raw: for which splits the fields that metrics read are kept: "evaluation" (all but train), "all", "none".
+      seed: of random preprocessors.
+      overwrite: whether a store that is there is made anew.
+    """
+
+    store_dir: str
+    mixture_or_task: str
+    modules: str | Sequence[str] | None
+    feature_lengths: Mapping[str, int]
+    splits: Sequence[str] | None = None
+    workers: int = 1
+    examples_per_shard: int = 1 << 16
+    keep_raw: str = "evaluation"
+    seed: int = 0
+    overwrite: bool = False
+
+
+def prepare(config: PrepareConfig) -> list[Manifest]:
+    """Prepares every (task, split) that is asked for; finished stores and finished shards are left as they are.
+
+    Raises:
+      UserError: an unknown name, module or split; a source that cannot be read; examples that no model can train on;
+        a store of other lengths or another vocabulary at the same place.
+    """
+    if config.keep_raw not in KEEP_RAW:
+        raise UserError(f"keep_raw is {config.keep_raw!r}", f"choose one of {', '.join(KEEP_RAW)}")
+    if config.workers < 1 or config.examples_per_shard < 1:
+        raise UserError("workers and examples_per_shard count from 1", "give a positive number")
+    seqio_task.load_modules(config.modules)
+    provider = seqio_task.get_provider(config.mixture_or_task)
+    recipes = _recipes(config, provider)
+    root = pathlib.Path(config.store_dir)
+    with _locked(root):
+        pending = [recipe for recipe in recipes if _is_pending(root, recipe, config.overwrite)]
+        _write_shards(config, root, pending)
+        manifests = [_finish(root, recipe, recipe in pending) for recipe in recipes]
+        if hasattr(provider, "tasks"):
+            write_mixture(root, seqio_task.resolve_mixture(provider))
+    return manifests
+
+
+def _recipes(config: PrepareConfig, provider: Any) -> list[Recipe]:
+    """One for each (task, split), tasks in the mixture's order."""
+    tasks = seqio_task.tasks_of(provider)
+    known = sorted({split for task in tasks for split in task.splits})
+    wanted = known if config.splits is None else list(config.splits)
+    for split in wanted:
+        if split not in known:
+            raise UserError(
+                f"{config.mixture_or_task!r} has no split {split!r}", f"name one of its splits: {', '.join(known)}"
+            )
+    return [_recipe(config, task, split) for task in tasks for split in wanted if split in task.splits]
+
+
+def _recipe(config: PrepareConfig, task: Any, split: str) -> Recipe:
+    features = seqio_task.feature_infos(task)
+    for name in features:
+        if name not in config.feature_lengths:
+            raise UserError(
+                f"the feature lengths {dict(config.feature_lengths)} lack {name!r}, which task {task.name!r} has",
+                f"add {name!r} to TASK_FEATURE_LENGTHS",
+            )
+    examples = seqio_task.num_input_examples(task, split)
+    recipe = Recipe(
+        task=task.name,
+        split=split,
+        features=features,
+        feature_lengths={name: int(config.feature_lengths[name]) for name in features},
+        num_shards=-(-examples // config.examples_per_shard) if examples else 1,
+        keep_raw=config.keep_raw == "all" or (config.keep_raw == "evaluation" and split != "train"),
+        seed=config.seed,
+    )
+    spec = pipeline(recipe, 0).element_spec
+    return dataclasses.replace(recipe, example_ids="feature" if "example_id" in spec else "position")
+
+
+def _is_pending(root: pathlib.Path, recipe: Recipe, overwrite: bool) -> bool:
+    """Whether the store is still to be written.
+
+    Raises:
+      UserError: another one is there, or a damaged one, and it may not be overwritten.
+    """
+    directory = layout.store_directory(root, recipe.task, recipe.split)
+    if overwrite:
+        StoreWriter(directory, recipe).discard()
+        return True
+    if not (directory / layout.MANIFEST).exists():
+        return True
+    difference = read_manifest(directory).recipe.difference(recipe)
+    if difference is not None:
+        raise UserError(
+            f"the store {directory} is another one: it has {difference}",
+            "name another STORE_DIR, or run `cat-jax prepare --overwrite`",
+        )
+    ExampleStore.open(root, recipe.task, recipe.split)
+    return False
+
+
+def _finish(root: pathlib.Path, recipe: Recipe, written: bool) -> Manifest:
+    directory = layout.store_directory(root, recipe.task, recipe.split)
+    if not written:
+        logger.info("%s is prepared already", directory)
+        return read_manifest(directory)
+    manifest = StoreWriter(directory, recipe).finish()
+    for name, count in manifest.total("trimmed").items():
+        if count:
+            logger.warning(
+                "task %r, split %r: %s of %d of %d examples were cut to %d tokens",
+                *(recipe.task, recipe.split, name, count, manifest.num_examples, recipe.feature_lengths[name]),
+            )
+    return manifest
+
+
+def _write_shards(config: PrepareConfig, root: pathlib.Path, recipes: Sequence[Recipe]) -> None:
+    """Writes all unfinished shards of the stores."""
+    units = []
+    for recipe in recipes:
+        directory = layout.store_directory(root, recipe.task, recipe.split)
+        examples = seqio_task.num_input_examples(seqio_task.get_task(recipe.task), recipe.split)
+        for shard in StoreWriter(directory, recipe).pending():
+            expected = examples and -(-(examples - shard) // recipe.num_shards)
+            units.append(Unit(str(directory), recipe, shard, expected))
+    if not units:
+        return
+    counts = [unit.expected for unit in units if unit.expected is not None]
+    total = sum(counts) if len(counts) == len(units) else None
+    progress = Progress(f"prepare {config.mixture_or_task}", total, "examples")
+    run_units(units, config.modules, config.workers, progress)
+
+
+@contextlib.contextmanager
+def _locked(root: pathlib.Path) -> Iterator[None]:
+    """Lets one prepare at a time work in a store root; the lock goes with its process, however that ends.
+
+    Where the file system knows no locks, two of them do the same work twice: files appear whole and equal.
+    """
+    path = root / ".prepare.lock"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115 (closed below, also when the lock fails)
+    except OSError as e:
+        raise cannot_write(path, e) from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another prepare works in %s: waiting for it", root)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            logger.info("%s is on a file system without locks", root)
+        yield

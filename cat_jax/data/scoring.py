@@ -1,0 +1,226 @@
+"""A SeqIO task's own metrics on predicted texts, and what a cascade needs to score a mix of two models' answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cat_jax.data import bleu, seqio_task
+from cat_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The metrics of a table of predictions.
+
+    `kind` says how the headline metric of merged predictions is found: "mean" of `scores`; "bleu", from the sum of
+    `statistics` (see `data.bleu`); "function", by the task's functions alone. `scores` holds the headline metric of
+    each example alone, None where the function fails on a single example.
+    """
+
+    metrics: dict[str, float]
+    headline: str
+    kind: str
+    scores: list[float | None]
+    statistics: list[list[float]] | None = None
+
+
+Measure = Callable[[Sequence[int], Sequence[str]], dict[str, float]]
+"""Metrics of the examples at some indices, given a prediction for each of them."""
+
+
+def score_table(
+    task_name: str,
+    predictions: Sequence[str],
+    raws: Sequence[Mapping[str, Any]],
+    option_scores: Sequence[Sequence[float]] | None = None,
+    headline: str | None = None,
+) -> Scored:
+    """Runs the task's postprocessor and metric functions as SeqIO's Evaluator does.
+
+    Args:
+      task_name: a registered SeqIO task.
+      predictions: decoded texts.
+      raws: the raw fields of the same examples (`Example.raw`).
+      option_scores: log-likelihoods of each example's options, for metric functions of (targets, scores); a single
+        option per example is the target itself and reaches the function as a number.
+      headline: the metric to score examples with; the task's first one if None.
+
+    Raises:
+      UserError: the task has no metric that applies, none called `headline`, or one that fails on the whole table.
+    """
+    task = seqio_task.get_task(task_name)
+    examples = [as_numpy(raw) for raw in raws]
+    everything = range(len(examples))
+    metrics: dict[str, float] = {}
+    owner: dict[str, Measure] = {}
+    for measure in _measures(task, examples, option_scores):
+        try:
+            found = measure(everything, predictions)
+        except Exception as e:
+            problem = f"a metric of task {task_name!r} fails ({type(e).__name__}: {e})"
+            raise UserError(problem, "check the task's metric_fns and postprocess_fn on its own targets") from e
+        for name, value in found.items():
+            if name in metrics:
+                raise UserError(f"task {task_name!r} has two metrics called {name!r}", "rename one of them")
+            metrics[name], owner[name] = value, measure
+    if not metrics:
+        raise UserError(f"task {task_name!r} has no metric for predicted texts", "give the task metric_fns")
+    headline = headline or next(iter(metrics))
+    if headline not in metrics:
+        raise UserError(f"task {task_name!r} has no metric {headline!r}", f"name one of: {', '.join(metrics)}")
+    return _decompose(task, examples, predictions, owner[headline], metrics, headline)
+
+
+def as_numpy(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Raw fields as SeqIO hands them to postprocessors: bytes, NumPy scalars and arrays."""
+    return {name: _as_numpy(value) for name, value in raw.items()}
+
+
+def _as_numpy(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, list):
+        return None if value is None else np.asarray(value)[()]
+    items = [_as_numpy(item) for item in value]
+    if any(isinstance(item, bytes) for item in items):
+        return np.array(items, object)
+    try:
+        return np.array(items)
+    except ValueError:  # rows of different lengths stay a list
+        return items
+
+
+def _measures(
+    task: Any, examples: Sequence[Mapping[str, Any]], option_scores: Sequence[Sequence[float]] | None
+) -> list[Measure]:
+    """One for each metric function or object of the task, in its order."""
+    targets = [_target(task, example) for example in examples]
+
+    def processed(indices: Sequence[int], predictions: Sequence[str]) -> list[Any]:
+        pairs = zip(indices, predictions, strict=True)
+        return [task.postprocess_fn(p, example=examples[i], is_target=False) for i, p in pairs]
+
+    def of_predictions(function: Callable[..., Any]) -> Measure:
+        return lambda indices, predictions: _numbers(
+            function(targets=[targets[i] for i in indices], predictions=processed(indices, predictions))
+        )
+
+    def of_scores(function: Callable[..., Any], values: Sequence[Any]) -> Measure:
+        return lambda indices, predictions: _numbers(
+            function(targets=[targets[i] for i in indices], scores=[values[i] for i in indices])
+        )
+
+    def of_object(metric: Any) -> Measure:
+        def measure(indices: Sequence[int], predictions: Sequence[str]) -> dict[str, float]:
+            chosen = [examples[i] for i in indices]
+            collected = metric.from_model_output(chosen, np.array(list(predictions), object), task.output_features)
+            return _numbers(collected.actual_compute(chosen, task.output_features)[0])
+
+        return measure
+
+    measures = [of_predictions(function) for function in task.predict_metric_fns]
+    if task.score_metric_fns and option_scores is not None:
+        single = all(len(scores) == 1 for scores in option_scores)
+        values = [scores[0] for scores in option_scores] if single else list(option_scores)
+        measures += [of_scores(function, values) for function in task.score_metric_fns]
+    for metric in task._metric_objs_constructor_args:
+        if hasattr(metric, "actual_compute"):
+            measures.append(of_object(metric))
+        else:
+            logger.warning("task %r: %s takes token ids, not text; it is left out", task.name, type(metric).__name__)
+    if task.predict_with_aux_metric_fns:
+        names = ", ".join(getattr(f, "__name__", "?") for f in task.predict_with_aux_metric_fns)
+        logger.warning("task %r: metrics of auxiliary values are left out (%s)", task.name, names)
+    return measures
+
+
+def _target(task: Any, example: Mapping[str, Any]) -> Any:
+    text = example["targets_pretokenized"]
+    return task.postprocess_fn(
+        text.decode() if isinstance(text, bytes) else text,
+        example=example,
+        is_target=True,
+    )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The scalars among a metric function's results (SeqIO's texts, images and histograms are for TensorBoard)."""
+    plain = {name: getattr(value, "value", value) for name, value in values.items()}
+    return {name: float(value) for name, value in plain.items() if np.ndim(value) == 0 and _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number | np.bool_) or (hasattr(value, "dtype") and np.ndim(value) == 0)
+
+
+def _decompose(
+    task: Any,
+    examples: Sequence[Mapping[str, Any]],
+    predictions: Sequence[str],
+    measure: Measure,
+    metrics: dict[str, float],
+    headline: str,
+) -> Scored:
+    def value(indices: Sequence[int], predictions: Sequence[str]) -> float | None:
+        try:
+            found = measure(indices, predictions).get(headline)
+        except Exception:  # a metric need not be defined on every subset
+            return None
+        return found if found is not None and math.isfinite(found) else None
+
+    singles = [value([i], [prediction]) for i, prediction in enumerate(predictions)]
+    trials = _trials(predictions)
+    if _same(metrics[headline], _mean(singles)) and all(
+        _same(value(indices, texts), _mean([value([i], [t]) for i, t in zip(indices, texts, strict=True)]))
+        for indices, texts in trials
+    ):
+        return Scored(metrics, headline, "mean", singles)
+    if "bleu" in headline.lower():
+        targets = [_target(task, example) for example in examples]
+
+        def outputs(indices: Sequence[int], texts: Sequence[str]) -> list[str]:
+            pairs = zip(indices, texts, strict=True)
+            return [task.postprocess_fn(t, example=examples[i], is_target=False) for i, t in pairs]
+
+        for settings in bleu.SETTINGS:
+            statistics = bleu.statistics(outputs(range(len(examples)), predictions), targets, settings)
+            if statistics is None or not _same(metrics[headline], bleu.corpus(statistics)):
+                continue
+            rows = [bleu.statistics(outputs(i, t), [targets[k] for k in i], settings) for i, t in trials]
+            if all(r and _same(value(i, t), bleu.corpus(r)) for r, (i, t) in zip(rows, trials, strict=True)):
+                return Scored(metrics, headline, "bleu", singles, statistics)
+    return Scored(metrics, headline, "function", singles)
+
+
+def _trials(predictions: Sequence[str]) -> list[tuple[list[int], list[str]]]:
+    """Subsets of the examples with the answers of others: a rule that holds for these is no coincidence.
+
+    F1 on a table without mistakes equals the mean of single scores, and is no mean.
+    """
+    count = len(predictions)
+    if count < 2:
+        return []
+    draw = np.random.default_rng(0)
+    trials = []
+    for wrong in (0.0, 0.5, 0.5, 1.0):
+        indices = np.sort(draw.permutation(count)[:48])
+        others = np.where(draw.random(len(indices)) < wrong, draw.integers(count, size=len(indices)), indices)
+        trials.append((indices.tolist(), [predictions[i] for i in others]))
+    return trials
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return math.fsum(found) / len(found) if found and len(found) == len(values) else None
+
+
+def _same(left: float | None, right: float | None) -> bool:
+    return left is not None and right is not None and math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-9)

@@ -1,0 +1,105 @@
+"""SeqIO tasks for the tests of prepare: small, odd, and wrong ones."""
+
+import functools
+import os
+
+import seqio
+import tensorflow as tf
+
+VOCABULARY = seqio.ByteVocabulary()
+FEATURES = {
+    "inputs": seqio.Feature(VOCABULARY, add_eos=True),
+    "targets": seqio.Feature(VOCABULARY, add_eos=True),
+}
+SIZES = {"train": 230, "validation": 23}
+
+
+def rows(split, shuffle_files, seed=None, *, sizes=SIZES):
+    del shuffle_files, seed
+    count = sizes[split]
+    return tf.data.Dataset.from_tensor_slices(
+        {
+            "inputs": [f"{split} {k} äß" for k in range(count)],
+            "targets": [f"{k * k}" for k in range(count)],
+            "answers": tf.ragged.constant([[f"{k * k}", f"={k}"][: 1 + k % 2] for k in range(count)]),
+            "label": tf.range(count) % 3,
+            "weight": tf.range(count, dtype=tf.float32) / 2,
+            "even": tf.range(count) % 2 == 0,
+        }
+    )
+
+
+def seedless_rows(split, shuffle_files):
+    return rows(split, shuffle_files)
+
+
+def accepted(output, example=None, is_target=False):
+    return [a.decode() for a in example["answers"]] if is_target else output
+
+
+def any_of(targets, predictions):
+    return {"accuracy": 100.0 * sum(p in t for t, p in zip(targets, predictions, strict=True)) / len(targets)}
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def drop_randomly(example, seed):
+    keep = tf.random.stateless_uniform(tf.shape(example["targets"]), seed) < 0.5
+    keep = tf.concat([[True], keep[1:]], 0)
+    return {**example, "targets": tf.boolean_mask(example["targets"], keep)}
+
+
+def add(name, *steps, source=rows, sizes=SIZES, last=(seqio.preprocessors.append_eos,), **fields):
+    fields = {"output_features": FEATURES, "postprocess_fn": accepted, "metric_fns": [any_of], **fields}
+    return seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(source, list(sizes), num_input_examples=sizes),
+        preprocessors=[seqio.preprocessors.tokenize, *steps, *last],
+        **fields,
+    )
+
+
+def each(function):
+    return lambda dataset, **_: dataset.map(function)
+
+
+add("toy")
+add("toy_seedless", source=seedless_rows)
+add("toy_random", drop_randomly)
+add("toy_random_seedless", drop_randomly, source=seedless_rows)
+add("toy_filtered", lambda dataset: dataset.filter(lambda e: e["label"] > 0))
+add("toy_doubled", lambda dataset: dataset.flat_map(lambda e: tf.data.Dataset.from_tensors(e).repeat(2)))
+add("toy_named", each(lambda e: {**e, "example_id": tf.strings.join(["row/", tf.strings.as_string(e["label"])])}))
+add(
+    "toy_ids",
+    each(lambda e: {**e, "example_id": tf.strings.join(["id ", tf.strings.as_string(2 * e["weight"])])}),
+)
+add("toy_textless", each(lambda e: {k: v for k, v in e.items() if k != "targets_pretokenized"}))
+add("toy_lm", each(lambda e: {"targets": e["targets"]}), output_features={"targets": FEATURES["targets"]})
+add("toy_empty", each(lambda e: {**e, "targets": e["targets"][:0]}), last=())
+add("toy_beyond", each(lambda e: {**e, "targets": e["targets"] + 250}))
+add("toy_no_targets", each(lambda e: {"inputs": e["inputs"]}), last=())
+add("toy_other_features", output_features={**FEATURES, "extra": FEATURES["inputs"]})
+add("toy_nothing", lambda dataset: dataset.take(0))
+
+
+def broken(split, shuffle_files, seed=None):
+    raise OSError("disk on fire")
+
+
+add("toy_broken", source=broken)
+add("toy_late", each(lambda e: {**e, "label": tf.debugging.assert_less(e["label"], 2) or e["label"]}))
+OTHER = {"inputs": seqio.Feature(seqio.ByteVocabulary(extra_ids=5)), "targets": seqio.Feature(VOCABULARY)}
+add("toy_other_vocabulary", output_features=OTHER)
+
+
+def capped(task, cap=100):
+    return min(task.num_input_examples("train"), cap)
+
+
+add("toy_small", source=functools.partial(rows, sizes={"train": 20}), sizes={"train": 20})
+seqio.MixtureRegistry.add("toy_inner", ["toy_random"], default_rate=1.0)
+seqio.MixtureRegistry.add("toy_mixture", [("toy", capped), ("toy_small", capped), ("toy_inner", 50)])
+
+if os.environ.get("TOY_SIZE"):
+    BIG = {"train": int(os.environ["TOY_SIZE"])}
+    add("toy_big", source=functools.partial(rows, sizes=BIG), sizes=BIG)
