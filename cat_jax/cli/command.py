@@ -24,6 +24,9 @@ other:
 """
 
 
+MULTIPROCESS = {"--multiprocess": "this is one process of a job; jax finds the others (TPU pod, SLURM)"}
+
+
 @dataclasses.dataclass(frozen=True)
 class GinFlags:
     """The configuration flags of a command, as given."""
@@ -60,6 +63,7 @@ class Manual:
       macros: the macros of its run file: name to meaning.
       example: a command line that works.
       switches: the command's own on/off flags: name to meaning.
+      run_file: the bundled run file, where it is not called as the command is.
     """
 
     name: str
@@ -67,12 +71,13 @@ class Manual:
     macros: Mapping[str, str]
     example: str
     switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    run_file: str = ""
 
     def text(self) -> str:
         macros, switches = _rows(self.macros), _rows(self.switches, 25)
         return (
             f"usage: cat-jax {self.name} --gin_file=FILE [--gin.NAME=VALUE]...\n\n{textwrap.dedent(self.what).strip()}"
-            f"\n\nmacros of runs/{self.name}.gin:\n{macros}\n\nexample:\n"
+            f"\n\nmacros of runs/{self.run_file or self.name}.gin:\n{macros}\n\nexample:\n"
             f"{textwrap.indent(textwrap.dedent(self.example).strip(), '  ')}\n\n{GIN_FLAGS}"
             + (f"{switches}\n" if switches else "")
         )
@@ -120,5 +125,7 @@ def parse_gin_flags(manual: Manual, argv: Sequence[str]) -> tuple[GinFlags, set[
             mend = suggestion(flag, known, f"see `cat-jax {manual.name} --help`")
             raise UserError(f"unknown flag {argument}", mend)
     if not files and not bindings:
-        raise UserError("nothing is configured", f"name a gin file, e.g. --gin_file=runs/{manual.name}.gin")
+        raise UserError(
+            "nothing is configured", f"name a gin file, e.g. --gin_file=runs/{manual.run_file or manual.name}.gin"
+        )
     return GinFlags(tuple(files), tuple(bindings), tuple(path for path in paths if path), scope), given

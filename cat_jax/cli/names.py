@@ -36,7 +36,7 @@ ROOTS = {
     "train": Name("cat_jax.train.loop", "train"),
     "evaluate": Name("cat_jax.evaluate.run", "evaluate"),
     "cascade": Name("cat_jax.cascade.experiment", "cascade", light=True, supplied=("tasks",)),
-    "run": Name("cat_jax.cli.experiment", "run", light=True),
+    "run": Name("cat_jax.cli.run", "run", light=True, supplied=("flags",)),
 }
 """What the commands call."""
 
@@ -44,8 +44,9 @@ OBJECTS = {
     "AdamW": Name("cat_jax.train.optimizer", "AdamW"),
     "Adafactor": Name("cat_jax.train.optimizer", "Adafactor"),
     "BitLayout": Name("cat_jax.teacher.layout", "BitLayout"),
-    "CheckpointConfig": Name("cat_jax.checkpoint.manager", "CheckpointConfig"),
+    "CheckpointConfig": Name("cat_jax.checkpoint.retention", "CheckpointConfig"),
     "DatasetConfig": Name("cat_jax.data.loader", "DatasetConfig"),
+    "EvaluatedModel": Name("cat_jax.evaluate.job", "EvaluatedModel"),
     "Experiment": Name("cat_jax.cli.experiment", "Experiment", light=True),
     "FullLayout": Name("cat_jax.teacher.layout", "FullLayout"),
     "LiveTeacher": Name("cat_jax.teacher.live", "LiveTeacher"),

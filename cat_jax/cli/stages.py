@@ -33,6 +33,8 @@ class Stage:
       outputs: files that exist once it is finished.
       owns: the directory that belongs to it alone and is deleted when it is done again; None: the command brings its
         outputs up to date by itself.
+      extent: how much of its work is asked for (which splits, say); with more of it the stage runs again, what needs
+        it does not.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     outputs: tuple[pathlib.Path, ...] = ()
     owns: pathlib.Path | None = None
+    extent: str = ""
 
     @property
     def file_name(self) -> str:
@@ -85,7 +88,8 @@ class Ledger:
                     f"stage {stage.name} was begun with another configuration ({self._difference(stage)})",
                     "take the change back, name another RUN_DIR, or do it again with --gin.run.rerun_changed=True",
                 )
-            finished = record is not None and record["state"] == "finished" and not changed
+            as_recorded = {"fingerprint": prints[stage.name], "extent": stage.extent, "state": "finished"}
+            finished = record is not None and as_recorded.items() <= record.items()
             there = all(path.exists() for path in stage.outputs)
             users = [other for other in stages if stage.name in other.needs]
             wanted = not users or any(user.name in pending for user in users)
@@ -100,7 +104,7 @@ class Ledger:
         if record is not None and record["fingerprint"] != print_of[stage.name] and stage.owns is not None:
             shutil.rmtree(stage.owns, ignore_errors=True)
         atomic_write(self._config_of(stage), stage.configuration.encode())
-        self._write(stage, fingerprint=print_of[stage.name], state="begun")
+        self._write(stage, fingerprint=print_of[stage.name], extent=stage.extent, state="begun")
 
     def end(self, stage: Stage, exit_code: int, seconds: float) -> None:
         """Records how a stage ended; the time of all its attempts is added up."""

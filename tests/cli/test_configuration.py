@@ -57,7 +57,7 @@ def error(*flags, **kwargs):
 
 def test_arguments_are_built_and_both_configurations_told():
     command = configure("work.model=@Width()", "Width.size=%SIZE", "SIZE=3", "work.steps=[1,2]")
-    assert command.arguments == {"model": Width(3), "steps": [1, 2]}
+    assert command.arguments == {"model": Width(3), "steps": [1, 2], "name": "x", "models": None}
     assert type(command.arguments["model"]) is Width
     assert command.call() == (Width(3), [1, 2], "x", None)
     assert command.configuration == "SIZE = 3\nWidth.size = %SIZE\nwork.model = @Width()\nwork.steps = [1, 2]\n"
@@ -136,7 +136,7 @@ def test_includes_search_paths_and_files_beside(tmp_path, monkeypatch):
     (tmp_path / "here.gin").write_text("include 'base.gin'\nwork.steps = 2\n")
     monkeypatch.chdir(tmp_path)
     command = configure(files=["here.gin"], search_paths=[str(tmp_path / "lib")])
-    assert command.arguments == {"model": 5, "steps": 2}
+    assert (command.arguments["model"], command.arguments["steps"]) == (5, 2)
 
 
 def test_a_file_that_includes_itself(tmp_path):

@@ -1,0 +1,65 @@
+"""`cat-jax evaluate`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cat_jax.cli.command import MULTIPROCESS, Manual, parse_gin_flags
+from cat_jax.cli.outputs import check_writable, save_configuration
+from cat_jax.cli.stores import Wanted, ensure_prepared
+
+logger = logging.getLogger(__name__)
+
+MANUAL = Manual(
+    name="evaluate",
+    what="""
+    Lets models answer every example of a task or mixture and writes one Parquet table per model, task and split, one
+    row per example: prediction, confidence of each token, cost, score. Metrics are the SeqIO task's own. Tables that
+    are finished are left as they are; one process evaluates many models.
+    """,
+    macros={
+        "EVAL_MODELS": "each model's name and directory, e.g. {'small': 'runs/small', 'large': 'runs/large'}",
+        "TABLES_DIR": "where the tables go",
+        "EVAL_SPLITS": "list of splits (default: ['validation'])",
+        "EVAL_MODE": "'generate' (default), 'score' the options of each example, or 'auto'",
+        "MIXTURE_OR_TASK_NAME": "what to answer",
+        "MIXTURE_OR_TASK_MODULE": "the module that registers it",
+        "STORE_DIR": "where its stores are; missing ones are prepared",
+        "TASK_FEATURE_LENGTHS": "needed only to prepare a missing store",
+    },
+    switches=MULTIPROCESS,
+    example="""
+    cat-jax evaluate --gin_file=runs/evaluate.gin --gin.EVAL_MODELS="{'small': 'runs/small'}" \\
+      --gin.TABLES_DIR='"runs/tables"' --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' \\
+      --gin.MIXTURE_OR_TASK_MODULE='"cat_jax_tasks.pronunciation"' --gin.STORE_DIR='"runs/store"'
+    """,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    flags, given = parse_gin_flags(MANUAL, argv)
+    from cat_jax.cli import configuration, devices
+
+    several = devices.start("--multiprocess" in given)
+    command = configuration.configure(configuration.of_flags(flags), "evaluate")
+    arguments = command.arguments
+    wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in arguments["splits"]]
+    ensure_prepared(wanted, flags, several)
+    check_writable(arguments["output_dir"], "TABLES_DIR")
+    results = command.call()
+    if devices.is_first():
+        save_configuration(arguments["output_dir"], command)
+        for model, splits in results.items():
+            for line in _lines(splits):
+                logger.info("%s %s", model, line)
+    return 0
+
+
+def _lines(value: Any, path: str = "") -> list[str]:
+    """Nested metrics, a line for each number."""
+    if not isinstance(value, Mapping):
+        return [f"{path}: {value:.4g}" if isinstance(value, int | float) else f"{path}: {value}"]
+    return [line for key, item in value.items() for line in _lines(item, f"{path}/{key}".lstrip("/"))]

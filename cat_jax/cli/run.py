@@ -1,0 +1,61 @@
+"""`run`: an experiment from its description to its report."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+from cat_jax.cli import child
+from cat_jax.cli.command import GinFlags
+from cat_jax.cli.experiment import Experiment, default_jobs
+from cat_jax.cli.outputs import check_writable
+from cat_jax.cli.runner import Runner, locked
+from cat_jax.cli.stages import Ledger
+from cat_jax.errors import UserError
+from cat_jax.files import read_json
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    experiment: Experiment,
+    run_dir: str,
+    jobs: int | None = None,
+    rerun_changed: bool = False,
+    *,
+    flags: GinFlags,
+) -> list[pathlib.Path]:
+    """Takes an experiment through prepare, train, teach, evaluate and cascade; finished stages are skipped.
+
+    Args:
+      experiment: what to compare.
+      run_dir: everything goes there: store, models, signals, tables, logs, report.html.
+      jobs: stages that run at once; None: as many as suit this machine (see `default_jobs`).
+      rerun_changed: whether a stage whose configuration has changed is deleted and done again; else it is refused.
+      flags: the configuration flags, which every stage is given again.
+
+    Returns:
+      The reports.
+
+    Raises:
+      UserError: a wrong or changed configuration, before anything is started; or a stage that failed.
+      Preempted: SIGTERM came; the stages have saved what they had.
+    """
+    from cat_jax.cli.plan import Plan  # late: it checks every stage's configuration, which imports what they name
+
+    jobs = default_jobs() if jobs is None else jobs
+    if not isinstance(jobs, int) or jobs < 1:
+        raise UserError(f"JOBS is {jobs!r}", "give a count of stages to run at once, from 1")
+    check_writable(run_dir, "RUN_DIR")
+    plan = Plan(experiment, run_dir, flags, jobs)
+    with locked(plan.run_dir) as lock:
+        logger.info("%d stages, %d at once on %d cores", len(plan.stages), jobs, len(child.usable_cores()))
+        Runner(plan.stages, Ledger(plan.run_dir), plan.run_dir, jobs, lock).run(rerun_changed)
+    return [plan.report_dir(*pair) / "report.html" for pair in plan.pairs()]
+
+
+def table_of(report: pathlib.Path) -> str:
+    """The table of objectives of a report, as text."""
+    from cat_jax.cascade.text import objectives_table
+
+    return objectives_table(read_json(report.parent / "results.json", "results", "run it again"))

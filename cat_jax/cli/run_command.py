@@ -1,0 +1,48 @@
+"""`cat-jax run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cat_jax.cli.command import Manual, parse_gin_flags
+from cat_jax.cli.outputs import save_configuration
+
+MANUAL = Manual(
+    name="run",
+    run_file="experiment",
+    what="""
+    Takes an experiment from its description to its report: prepares the data, trains the teachers, stores what they
+    know, trains every student with every objective and seed, evaluates all, and draws the cascades. Each stage is a
+    `cat-jax` command of its own with a log in RUN_DIR/logs. Started again it skips what is finished and resumes what is
+    not. If the configuration of a finished stage has changed it refuses and shows the difference; see docs/gin.md.
+    """,
+    macros={
+        "RUN_DIR": "where everything goes; RUN_DIR/report.html is the end of it",
+        "JOBS": "stages that run at once (default: one a core, one on an accelerator)",
+        "MIXTURE_OR_TASK_NAME": "the registered SeqIO name",
+        "MIXTURE_OR_TASK_MODULE": "the module that registers it",
+        "TASK_FEATURE_LENGTHS": "tokens to keep of each feature",
+        "TRAIN_STEPS": "of all models; teacher/TRAIN_STEPS of the teacher alone",
+        "BATCH_SIZE": "examples in a step; teacher/BATCH_SIZE of the teacher alone",
+    },
+    example="""
+    cat-jax run --gin_file=runs/demo.gin --gin.RUN_DIR='"runs/demo"'
+    cat-jax run --gin_file=runs/demo.gin --gin.RUN_DIR='"runs/demo"' --gin.Experiment.seeds=[0,1,2,3]
+    """,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    flags, _ = parse_gin_flags(MANUAL, argv)
+    from cat_jax.cli import configuration
+    from cat_jax.cli.run import table_of
+
+    command = configuration.configure(configuration.of_flags(flags), "run")
+    reports = command.call(flags=flags)
+    save_configuration(command.arguments["run_dir"], command)
+    for report in reports:
+        print(table_of(report))
+    for report in reports:
+        print(f"report: {report}")
+    return 0

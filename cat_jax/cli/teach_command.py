@@ -1,0 +1,54 @@
+"""`cat-jax teach`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from cat_jax.cli.command import MULTIPROCESS, Manual, parse_gin_flags
+from cat_jax.cli.outputs import check_writable, save_configuration
+from cat_jax.cli.stores import Wanted, ensure_prepared
+
+logger = logging.getLogger(__name__)
+
+MANUAL = Manual(
+    name="teach",
+    what="""
+    Runs a frozen model over a prepared task or mixture and writes what it thinks of every target token, beside the
+    store and record for record: a bit (enough for cat_xent), a sparse distribution, or full logits. A killed `teach`
+    goes on at the shard where it was; a signal of other settings is never mixed in.
+    """,
+    macros={
+        "TEACHER_DIR": "the directory of the teacher's training run, or of one checkpoint of it",
+        "SIGNAL_DIR": "where the signal goes",
+        "MIXTURE_OR_TASK_NAME": "what to teach",
+        "STORE_DIR": "where its stores are",
+        "TEACH_SPLITS": "list of splits (default: ['train'])",
+        "LAYOUT": "@SparseLayout() (default), @BitLayout() or @FullLayout()",
+    },
+    switches=MULTIPROCESS,
+    example="""
+    cat-jax teach --gin_file=runs/teach.gin --gin.TEACHER_DIR='"runs/teacher"' --gin.SIGNAL_DIR='"runs/signal"' \\
+      --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.STORE_DIR='"runs/store"' --gin.LAYOUT=@BitLayout()
+    """,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    flags, given = parse_gin_flags(MANUAL, argv)
+    from cat_jax.cli import configuration, devices
+
+    several = devices.start("--multiprocess" in given)
+    command = configuration.configure(configuration.of_flags(flags), "teach")
+    arguments = command.arguments
+    splits = [arguments["splits"]] if isinstance(arguments["splits"], str) else arguments["splits"]
+    wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
+    ensure_prepared(wanted, flags, several)
+    check_writable(arguments["output_dir"], "SIGNAL_DIR")
+    manifests = command.call()
+    if devices.is_first():
+        save_configuration(arguments["output_dir"], command)
+        for (task, split), manifest in manifests.items():
+            logger.info("%s %s: taught, %d shards", task, split, len(manifest.shards))
+    return 0
