@@ -9,24 +9,22 @@ _BLOCK = 128
 _BELOW_ONE = 1.0 - 2.0**-23
 
 
-def position_uniforms(seed: int, shard: jax.Array, index: jax.Array, position: jax.Array) -> jax.Array:
+def position_uniforms(seed: int, shard: jax.typing.ArrayLike, indices: jax.Array, positions: jax.Array) -> jax.Array:
     """One uniform number in [0, 1) for each target position, keyed by what names the position and nothing else.
 
     Args:
       seed: the signal's seed.
-      shard: u32[...]: the store's shard.
-      index: u32[...]: the record's index in the shard.
-      position: u32[...]: the target's position in the record.
+      shard: u32[]: the store's shard.
+      indices: u32[B]: the records' indices in the shard.
+      positions: i32[B, T]: the targets' positions in their records.
+
+    Returns:
+      f32[B, T].
     """
-
-    def one(shard, index, position):
-        key = jax.random.key(seed, impl="threefry2x32")
-        for part in (shard, index, position):
-            key = jax.random.fold_in(key, part)
-        return jax.random.uniform(key)
-
-    flat = jax.vmap(one)(*(x.astype(jnp.uint32).reshape(-1) for x in (shard, index, position)))
-    return flat.reshape(position.shape)
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), shard)
+    rows = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    cells = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(rows, positions.astype(jnp.uint32))
+    return jax.vmap(jax.vmap(jax.random.uniform))(cells)
 
 
 def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int) -> jax.Array:

@@ -1,0 +1,93 @@
+"""A teacher that runs beside the student, in the same step: its own checkpoint, sharding and dtype."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from cat_jax.checkpoint.params import checkpoint_fingerprint, load_model, read_model_file, split_step_dir
+from cat_jax.data.manifest import FeatureInfo
+from cat_jax.losses.formulas import top1_correct
+from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
+from cat_jax.teacher.vocabulary import check_vocabularies
+from cat_jax.types import Batch, ModelConfig, TeacherSignal
+
+SignalFn = Callable[[Any, Batch], TeacherSignal]
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveTeacher:
+    """A frozen model computed anew for each batch.
+
+    Attributes:
+      model_dir: the model's directory.
+      step: of the checkpoint; None for the last, "best" for the best.
+      dtype: of parameters and computation, "float32" or "bfloat16"; the logits are f32 in any case.
+      axis_rules: how its parameters lie on the mesh; None for the default rules.
+    """
+
+    model_dir: str
+    step: int | str | None = None
+    dtype: str = "float32"
+    axis_rules: AxisRules | None = None
+
+    def load(self, mesh: Mesh) -> LoadedTeacher:
+        """Reads the checkpoint onto `mesh`.
+
+        Raises:
+          UserError: there is no such checkpoint, it is damaged, or the rules do not fit it.
+        """
+        rules = DEFAULT_RULES if self.axis_rules is None else self.axis_rules
+        config, graphdef, params, step = load_model(
+            self.model_dir, mesh=mesh, rules=rules, dtype=self.dtype, step=self.step
+        )
+        directory, _ = split_step_dir(self.model_dir)
+        _, vocabularies = read_model_file(directory)
+        fingerprint = checkpoint_fingerprint(directory, step)
+        return LoadedTeacher(graphdef, params, config, step, fingerprint, str(directory), vocabularies)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedTeacher:
+    """A teacher on the mesh. Pass `params` to the step as an argument of its own: never donated, never in the state."""
+
+    graphdef: Any
+    params: Any
+    config: ModelConfig
+    step: int
+    fingerprint: str
+    name: str
+    vocabularies: Mapping[str, str]
+
+    def check_vocabularies(self, features: Mapping[str, FeatureInfo], store: str) -> None:
+        """Refuses a store of other vocabularies than the teacher was trained on; `store` names it in the message.
+
+        Raises:
+          UserError: naming teacher and store.
+        """
+        check_vocabularies(self.name, self.vocabularies, self.config.vocab_size, features, store)
+
+    def signal_fn(self, needs_distribution: bool) -> SignalFn:
+        """A pure function (params, batch) -> TeacherSignal, to be called inside jit.
+
+        Args:
+          needs_distribution: whether the signal carries the teacher's (hidden, head) beside the bit.
+        """
+        graphdef = self.graphdef
+
+        def signal(params: Any, batch: Batch) -> TeacherSignal:
+            output = jax.lax.stop_gradient(nnx.merge(graphdef, params)(batch))
+            # The same expression as in losses.dense, [N, D] and blanked: so XLA computes the logits once for both.
+            counted = (batch.decoder_loss_weights > 0).reshape(-1, 1)
+            targets = batch.decoder_target_tokens
+            hidden = jnp.where(counted, output.hidden.reshape(-1, output.hidden.shape[-1]), 0)
+            correct = top1_correct(output.head.logits(hidden), targets.reshape(-1)).reshape(targets.shape)
+            return TeacherSignal(top1_correct=correct, output=output if needs_distribution else None)
+
+        return signal

@@ -1,0 +1,194 @@
+"""What a stored signal is of: recipe (store, teacher, layout) and manifest (what was written)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from cat_jax.data import layout as places
+from cat_jax.errors import UserError
+from cat_jax.files import fingerprint, read_json
+from cat_jax.teacher.layout import SignalLayout, layout_from_dict
+
+VERSION = 1
+MEND = "run `cat-jax teach --overwrite` for this task and split"
+
+
+def signal_directory(root: str | os.PathLike, task: str, split: str) -> pathlib.Path:
+    """The directory of the signal of one task and split: the same path below the signals' root as in the store."""
+    return places.store_directory(root, task, split)
+
+
+def shard_file(shard: int, num_shards: int) -> str:
+    """The signal of the store's shard of the same number."""
+    return f"shard-{shard:05d}-of-{num_shards:05d}.signal"
+
+
+def sidecar_file(shard: int, num_shards: int) -> str:
+    """The file whose presence says that a shard is finished."""
+    return f"shard-{shard:05d}-of-{num_shards:05d}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherIdentity:
+    """Who taught: the checkpoint's fingerprint decides; name and step are for people."""
+
+    name: str
+    step: int
+    fingerprint: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} at step {self.step} ({self.fingerprint[:12]}, {self.dtype})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides a signal's bytes on one kind of device.
+
+    `store` is the store's fingerprint, `vocabulary` that of its targets, `vocab_size` the teacher's, `batch_size` the
+    rows of a batch on one device. `seed` keys the tail draws.
+    """
+
+    task: str
+    split: str
+    store: str
+    vocabulary: str
+    vocab_size: int
+    feature_lengths: Mapping[str, int]
+    teacher: TeacherIdentity
+    layout: SignalLayout
+    batch_size: int
+    num_shards: int
+    seed: int = 0
+    version: int = VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        teacher = dataclasses.asdict(self.teacher)
+        return {
+            **fields,
+            "feature_lengths": dict(self.feature_lengths),
+            "teacher": teacher,
+            "layout": self.layout.to_dict(),
+        }
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Recipe:
+        teacher = TeacherIdentity(**fields["teacher"])
+        return Recipe(**{**fields, "teacher": teacher, "layout": layout_from_dict(fields["layout"])})
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a target position beyond its bit."""
+        dtype = self.layout.record_dtype(self.vocab_size)
+        return 0 if dtype is None else dtype.itemsize
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.record_bytes + 1 / 8
+
+    def file_bytes(self, target_tokens: int) -> int:
+        """Size of a shard's file: the bits, then the records."""
+        return bits_bytes(target_tokens) + target_tokens * self.record_bytes
+
+    def difference(self, other: Mapping[str, Any]) -> str | None:
+        """In words, the first thing in which `other` ("has", a recipe's dict) differs from `self`; None if nothing."""
+        asked = self.to_dict()
+        for name in asked:
+            if other.get(name) != asked[name]:
+                return f"{name} {other.get(name)}, asked for {asked[name]}"
+        return None
+
+
+def bits_bytes(target_tokens: int) -> int:
+    """Bytes of one bit for each target token."""
+    return (target_tokens + 7) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardEntry:
+    """A finished shard. `blocks` are the CRC-32s of the file's blocks, so that reading finds damage without a scan.
+
+    They are one hexadecimal string, 8 digits a block, least byte first.
+    """
+
+    file: str
+    num_examples: int
+    target_tokens: int
+    teacher_right: int
+    bytes: int
+    sha256: str
+    blocks: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A finished signal; nothing in it depends on when, or by how many processes, it was made."""
+
+    recipe: Recipe
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(shard.num_examples for shard in self.shards)
+
+    @property
+    def target_tokens(self) -> int:
+        return sum(shard.target_tokens for shard in self.shards)
+
+    @property
+    def teacher_accuracy(self) -> float:
+        """The teacher's teacher-forced accuracy: the share of target tokens that are its top-1."""
+        return sum(shard.teacher_right for shard in self.shards) / max(self.target_tokens, 1)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes on disk for each target token."""
+        return sum(shard.bytes for shard in self.shards) / max(self.target_tokens, 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash: of the recipe and of every shard's checksum."""
+        return fingerprint(self._content())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self._content(),
+            "num_examples": self.num_examples,
+            "target_tokens": self.target_tokens,
+            "teacher_accuracy": self.teacher_accuracy,
+            "bytes_per_token": self.bytes_per_token,
+            "fingerprint": self.fingerprint,
+        }
+
+    def _content(self) -> dict[str, Any]:
+        return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
+
+
+_DERIVED = ("num_examples", "target_tokens", "teacher_accuracy", "bytes_per_token", "fingerprint")
+
+
+def read_manifest(directory: str | os.PathLike) -> Manifest:
+    """The manifest of the signal in `directory`.
+
+    Raises:
+      UserError: there is none (naming the file), it is of another version, or its fingerprint does not fit it.
+    """
+    path = pathlib.Path(directory) / places.MANIFEST
+    fields = read_json(path, "teacher signal's manifest", "run `cat-jax teach` for this task and split")
+    if not isinstance(fields, dict) or fields.get("version") != VERSION:
+        found = fields.get("version") if isinstance(fields, dict) else None
+        raise UserError(f"{path} is a signal manifest of version {found}, this program reads {VERSION}", MEND)
+    content = {name: value for name, value in fields.items() if name not in _DERIVED}
+    try:
+        shards = tuple(ShardEntry(**shard) for shard in content.pop("shards"))
+        manifest = Manifest(Recipe.from_dict(content), shards)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{path} is not a signal manifest ({e})", MEND) from e
+    if manifest.to_dict() != fields:
+        raise UserError(f"the signal manifest {path} was changed: its fingerprint does not fit its content", MEND)
+    return manifest

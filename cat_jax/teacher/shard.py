@@ -1,0 +1,137 @@
+"""One shard of a stored signal as a file: the bits of all its target tokens, then their records.
+
+Position p of the shard (targets count through its examples in order) has bit p % 8, least first, of byte p // 8, and
+the record at (bytes of all bits) + p * (bytes of a record). Where an example begins is known from the store's token
+counts, so nothing but the signal itself is in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from cat_jax.errors import UserError
+from cat_jax.teacher.layout import pack_records
+from cat_jax.teacher.manifest import MEND, Recipe, ShardEntry, bits_bytes
+
+BLOCK_BYTES = 1 << 18
+"""Bytes that one CRC-32 of the manifest covers."""
+
+
+class ShardBuffer:
+    """A shard's signal in memory, filled in any order of its target positions, each exactly once."""
+
+    def __init__(self, recipe: Recipe, target_tokens: int):
+        self._dtype = recipe.layout.record_dtype(recipe.vocab_size)
+        self.target_tokens = target_tokens
+        self._bits = np.zeros(target_tokens, bool)
+        self._filled = np.zeros(target_tokens, bool)
+        self._records = None if self._dtype is None else np.zeros(target_tokens, self._dtype)
+
+    def put(self, positions: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
+        """Sets the target positions i64[N] to what the layout's `encode` gave for them, arrays [N, ...]."""
+        assert not self._filled[positions].any()
+        self._filled[positions] = True
+        self._bits[positions] = fields["top1_correct"]
+        if self._records is not None and self._dtype is not None:
+            self._records[positions] = pack_records(self._dtype, fields)
+
+    @property
+    def teacher_right(self) -> int:
+        return int(self._bits.sum())
+
+    def content(self) -> bytes:
+        """The file's bytes."""
+        assert self._filled.all()
+        bits = np.packbits(self._bits, bitorder="little").tobytes()
+        return bits if self._records is None else bits + self._records.tobytes()
+
+
+def make_shard(file: str, num_examples: int, buffer: ShardBuffer) -> tuple[ShardEntry, bytes]:
+    """The manifest's line on a shard, and its file's bytes."""
+    content = buffer.content()
+    entry = ShardEntry(
+        file=file,
+        num_examples=num_examples,
+        target_tokens=buffer.target_tokens,
+        teacher_right=buffer.teacher_right,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        blocks=_block_sums(content),
+    )
+    return entry, content
+
+
+def _block_sums(content: bytes) -> str:
+    sums = [zlib.crc32(content[i : i + BLOCK_BYTES]) for i in range(0, len(content), BLOCK_BYTES)]
+    return np.array(sums, "<u4").tobytes().hex()
+
+
+class ShardReader:
+    """Random access to the target positions of one shard's file, which is mapped into memory.
+
+    A block of the file is checked against its CRC-32 when it is first touched.
+    """
+
+    def __init__(self, path: pathlib.Path, entry: ShardEntry, record_bytes: int):
+        self._path = path
+        self._record_bytes, self._begin = record_bytes, bits_bytes(entry.target_tokens)
+        # A plain array over the map: slicing np.memmap itself is several times slower.
+        self._bytes = np.asarray(np.memmap(path, np.uint8, "r")) if entry.bytes else np.zeros(0, np.uint8)
+        self._records = self._bytes[self._begin :].reshape(-1, max(record_bytes, 1)) if record_bytes else None
+        self._sums = np.frombuffer(bytes.fromhex(entry.blocks), "<u4")
+        self._good = np.zeros(len(self._sums), bool)
+
+    def check(self) -> None:
+        """Checks all blocks that are still unchecked.
+
+        Raises:
+          UserError: a block was changed; names the file.
+        """
+        self._check(np.arange(len(self._good)))
+
+    def gather(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(bits bool[N], records u8[N, bytes of a record] or None) of target positions i64[N].
+
+        Raises:
+          UserError: a block of the file was changed.
+        """
+        where = positions >> 3
+        self._check(where // BLOCK_BYTES)
+        bits = (self._bytes[where] >> (positions & 7).astype(np.uint8)) & 1
+        if self._records is None:
+            return bits.astype(bool), None
+        first = self._begin + positions * self._record_bytes
+        last = (first + self._record_bytes - 1) // BLOCK_BYTES
+        first //= BLOCK_BYTES
+        for step in range(int((last - first).max(initial=0)) + 1):
+            self._check(np.minimum(first + step, last))
+        return bits.astype(bool), self._records[positions]
+
+    def _check(self, blocks: np.ndarray) -> None:
+        for block in np.unique(blocks[~self._good[blocks]]).tolist():
+            content = self._bytes[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+            if zlib.crc32(content.data) != self._sums[block]:
+                raise UserError(
+                    f"the signal {self._path} was changed: bytes from {block * BLOCK_BYTES} on do not fit their "
+                    "checksum in the manifest",
+                    MEND,
+                )
+            self._good[block] = True
+
+
+def check_size(path: pathlib.Path, entry: ShardEntry) -> None:
+    """Refuses a missing or truncated file.
+
+    Raises:
+      UserError: naming the file.
+    """
+    if not path.exists():
+        raise UserError(f"the signal {path} is missing", MEND)
+    if os.path.getsize(path) != entry.bytes:
+        raise UserError(f"the signal {path} has {os.path.getsize(path)} bytes instead of {entry.bytes}", MEND)
