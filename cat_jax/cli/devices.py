@@ -19,6 +19,13 @@ def start(multiprocess: bool) -> bool:
     return several
 
 
+def cache_compilations() -> None:
+    """Keeps compiled programs across processes, as `train` does by itself."""
+    from cat_jax.train.compilation import enable_compilation_cache
+
+    enable_compilation_cache()
+
+
 def is_first() -> bool:
     """Whether this is the process that writes what is written once."""
     import jax

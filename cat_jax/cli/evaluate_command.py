@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     from cat_jax.cli import configuration, devices
 
     several = devices.start("--multiprocess" in given)
+    devices.cache_compilations()
     command = configuration.configure(configuration.of_flags(flags), "evaluate")
     arguments = command.arguments
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in arguments["splits"]]

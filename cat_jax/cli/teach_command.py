@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     from cat_jax.cli import configuration, devices
 
     several = devices.start("--multiprocess" in given)
+    devices.cache_compilations()
     command = configuration.configure(configuration.of_flags(flags), "teach")
     arguments = command.arguments
     splits = [arguments["splits"]] if isinstance(arguments["splits"], str) else arguments["splits"]

@@ -1,0 +1,129 @@
+"""Checks of output directories, saved configurations, and stores that are prepared where they are missing."""
+
+import dataclasses
+import os
+import pathlib
+
+import pytest
+
+from cat_jax.cli import child, configuration, outputs, stores
+from cat_jax.cli.command import GinFlags
+from cat_jax.errors import UserError
+
+
+def test_a_directory_is_made_and_left_empty(tmp_path):
+    outputs.check_writable(tmp_path / "a" / "b", "MODEL_DIR")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_file_in_the_way_is_named(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"MODEL_DIR. is not a directory: move that file away"):
+        outputs.check_writable(tmp_path / path, "MODEL_DIR")
+
+
+def test_a_directory_that_cannot_be_made():
+    with pytest.raises(UserError, match="cannot write /proc/nowhere"):
+        outputs.check_writable("/proc/nowhere", "MODEL_DIR")
+
+
+def test_a_full_disk_shows_before_any_work(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        outputs.check_writable(tmp_path, "MODEL_DIR")
+
+
+def test_a_bucket_is_left_to_those_who_know_it():
+    outputs.check_writable("gs://bucket/model", "MODEL_DIR")
+
+
+def test_the_saved_configuration_says_how_to_do_it_again(tmp_path):
+    command = configuration.Command("train", {}, "A = 1\n", "train.b = 2\n")
+    outputs.save_configuration(tmp_path, command)
+    text = (tmp_path / "config.gin").read_text()
+    assert text == f"# Do it again: cat-jax train --gin_file={tmp_path}/config.gin\nA = 1\n"
+    assert (tmp_path / "operative_config.gin").read_text().endswith("\ntrain.b = 2\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    store_dir: str
+    mixture_or_task: str = "toy"
+    split: str = "train"
+    feature_lengths: dict = dataclasses.field(default_factory=lambda: {"targets": 8})
+    batch_size: int = 4
+
+
+def test_datasets_are_found_in_arguments():
+    arguments = {"dataset": Dataset("a"), "eval": [Dataset("b", split="test")], "model_dir": "x", "steps": 3, "n": None}
+    assert [(w.store_dir, w.split) for w in stores.wanted_in(arguments)] == [("a", "train"), ("b", "test")]
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """Records what children are asked to run; they end with the code in `codes`."""
+    calls, codes = [], [0]
+
+    def run(arguments):
+        calls.append(list(arguments))
+        return codes[0]
+
+    monkeypatch.setattr(child, "run", run)
+    return calls, codes
+
+
+FLAGS = GinFlags(files=("x.gin",), bindings=("A=1",), scope="student")
+
+
+def test_missing_stores_are_prepared_in_one_child_with_the_commands_configuration(tmp_path, prepared):
+    calls, _ = prepared
+    wanted = stores.wanted_in([Dataset(str(tmp_path)), Dataset(str(tmp_path), split="validation")])
+    stores.ensure_prepared(wanted, FLAGS, multiprocess=False)
+    assert calls == [
+        [
+            "prepare",
+            "--gin_file=x.gin",
+            "--gin_scope=student",
+            "--gin.A=1",
+            "--gin.prepare.config=@PrepareConfig()",
+            f"--gin.PrepareConfig.store_dir='{tmp_path}'",
+            "--gin.PrepareConfig.mixture_or_task='toy'",
+            "--gin.PrepareConfig.splits=['train', 'validation']",
+            "--gin.PrepareConfig.feature_lengths={'targets': 8}",
+        ]
+    ]
+
+
+def test_stores_that_are_there_are_left_alone(tmp_path, prepared):
+    calls, _ = prepared
+    (tmp_path / "toy" / "train").mkdir(parents=True)
+    (tmp_path / "toy" / "train" / "manifest.json").write_text("{}")
+    stores.ensure_prepared([stores.Wanted(str(tmp_path), "toy", "train")], FLAGS, multiprocess=False)
+    assert calls == []
+
+
+def test_a_child_that_fails_ends_the_command_with_its_code(tmp_path, prepared):
+    _, codes = prepared
+    codes[0] = 2
+    with pytest.raises(SystemExit) as caught:
+        stores.ensure_prepared([stores.Wanted(str(tmp_path), "toy", "train")], FLAGS, multiprocess=False)
+    assert caught.value.code == 2
+
+
+def test_one_of_several_processes_does_not_prepare(tmp_path, prepared):
+    calls, _ = prepared
+    with pytest.raises(UserError, match="run `cat-jax prepare` once before a job of several processes"):
+        stores.ensure_prepared([stores.Wanted(str(tmp_path), "toy", "train")], FLAGS, multiprocess=True)
+    assert calls == []
+
+
+def test_the_documentation_lists_every_name():
+    from cat_jax.cli.names import NAMES
+
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "gin.md").read_text()
+    rows = text.split("## Names")[1].split("## Macros")[0]
+    assert set(rows.split("`")[1::2]) >= set(NAMES)
