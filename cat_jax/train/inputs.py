@@ -1,0 +1,110 @@
+"""Opens the data of a run: stores, stored signals, vocabularies; all that does not fit is refused before step one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from cat_jax.checkpoint.params import read_model_file, split_step_dir
+from cat_jax.data.assemble import HostBatch
+from cat_jax.data.loader import DatasetConfig, TrainIterator, make_train_iterator
+from cat_jax.data.manifest import FeatureInfo
+from cat_jax.data.mixture import open_stores
+from cat_jax.data.signal import SignalReader
+from cat_jax.errors import UserError
+from cat_jax.losses.objective import Objective
+from cat_jax.parallel.batches import data_shard, shard_batch
+from cat_jax.teacher.live import LiveTeacher
+from cat_jax.teacher.store import StoredTeacher
+from cat_jax.types import Batch, ModelConfig, TeacherSignal
+
+Teacher = LiveTeacher | StoredTeacher
+Place = Callable[[HostBatch], tuple[Batch, TeacherSignal | None]]
+
+
+def open_signals(
+    dataset: DatasetConfig, teacher: Teacher | None, objective: Objective
+) -> Mapping[str, SignalReader] | None:
+    """The readers of the stored signal of a dataset, by task; None where the teacher is live or absent.
+
+    Raises:
+      UserError: see `StoredTeacher.readers`.
+    """
+    if not isinstance(teacher, StoredTeacher):
+        return None
+    stores, _ = open_stores(dataset.store_dir, dataset.mixture_or_task, dataset.split, dataset.feature_lengths)
+    return teacher.readers(stores, needs_distribution=objective.needs_distribution, temperature=objective.temperature)
+
+
+def open_training_data(
+    dataset: DatasetConfig, teacher: Teacher | None, objective: Objective, mesh: Mesh
+) -> TrainIterator:
+    """This process's part of the training batches.
+
+    Raises:
+      UserError: the stores, the signal or the batch size do not fit.
+    """
+    if teacher is None and objective.needs_teacher:
+        raise UserError(
+            f"the objective {objective.name} needs a teacher and there is none",
+            "set TEACHER to @StoredTeacher() or @LiveTeacher(), or train xent",
+        )
+    index, count = data_shard(mesh)
+    signals = open_signals(dataset, teacher, objective)
+    return make_train_iterator(dataset, process_index=index, process_count=count, signals=signals)
+
+
+def check_vocabularies(
+    model: ModelConfig, features: Mapping[str, FeatureInfo], others: Mapping[str, str | None]
+) -> dict[str, str]:
+    """{feature: vocabulary fingerprint}, after checking that they fit the model and other trained models.
+
+    Args:
+      model: the student.
+      features: of the stores.
+      others: {what it is: directory of a trained model, or None} that must be of the same vocabularies.
+
+    Raises:
+      UserError: naming both sides.
+    """
+    for name, feature in features.items():
+        if model.vocab_size < feature.vocab_size:
+            raise UserError(
+                f"the model's vocabulary has {model.vocab_size} ids and feature {name!r} of the data has "
+                f"{feature.vocab_size}",
+                f"set vocab_size to at least {feature.vocab_size}",
+            )
+    vocabularies = {name: feature.vocabulary for name, feature in features.items()}
+    for what, directory in others.items():
+        if directory is None:
+            continue
+        _, trained_on = read_model_file(split_step_dir(directory)[0])
+        for name, theirs in trained_on.items():
+            if name in vocabularies and vocabularies[name] != theirs:
+                raise UserError(
+                    f"the {what} {directory} has the vocabulary {theirs[:12]} for {name!r}, "
+                    f"the data has {vocabularies[name][:12]}",
+                    "use a model that was trained with the vocabulary of this data",
+                )
+    return vocabularies
+
+
+def make_place(mesh: Mesh, objective: Objective) -> Place:
+    """A function from this process's rows to what the step takes.
+
+    On one device the step takes the NumPy arrays as they are: jit moves them faster than `device_put` would.
+    """
+    alone = jax.process_count() == 1 and mesh.size == 1
+
+    def place(host: HostBatch) -> tuple[Batch, TeacherSignal | None]:
+        signal = host.signal
+        if signal is not None and not objective.needs_distribution:
+            signal = dataclasses.replace(signal, logits=None, output=None, sparse=None)
+        pair: Any = (host.batch, signal)
+        return pair if alone else shard_batch(pair, mesh)
+
+    return place

@@ -1,0 +1,159 @@
+"""The compiled parts of a run, made from its configuration alone: no data, no checkpoint, no device memory.
+
+`cat-jax train` runs them; because shapes and shardings are all known before, they can as well be compiled ahead of
+time for devices that are not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from cat_jax.checkpoint.params import abstract_model
+from cat_jax.losses.objective import Objective
+from cat_jax.parallel.batches import batch_sharding, replicated
+from cat_jax.parallel.names import flatten_names, unflatten_names
+from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
+from cat_jax.train.eval_step import make_eval_step
+from cat_jax.train.optimizer import OptimizerConfig, learning_rate_at
+from cat_jax.train.packed import PackedMetrics
+from cat_jax.train.state import Params, TrainState, new_state, place_state
+from cat_jax.train.step import SignalOf, make_train_step
+from cat_jax.types import Array, Batch, ModelConfig, ModelOutput, TeacherSignal
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherProgram:
+    """A teacher that is computed inside the step.
+
+    Attributes:
+      signal: (parameters, batch) -> signal, pure.
+      params: its parameters, arrays or `jax.ShapeDtypeStruct`s with shardings.
+    """
+
+    signal: Callable[[Any, Batch], TeacherSignal]
+    params: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProgram:
+    """What a run computes.
+
+    Attributes:
+      mesh: where.
+      abstract_state: shapes, dtypes and shardings of the train state.
+      init: (seed) -> new state; jitted.
+      init_from: (parameters by name, seed) -> new state around them; jitted.
+      step: (state, teacher leaves, batch, stored signal) -> (state, `PackedMetrics`); jitted, donates the state.
+      evaluator: (objective, number of tasks) -> a jitted (parameters, teacher leaves, batch, stored signal) ->
+        `PackedMetrics` of sums.
+      teacher_leaves: the teacher's parameters as the steps take them; empty without a live teacher.
+    """
+
+    mesh: Mesh
+    abstract_state: TrainState
+    init: Any
+    init_from: Any
+    step: Any
+    evaluator: Callable[[Objective, int], Any]
+    teacher_leaves: list[Any]
+
+
+def build_program(
+    model: ModelConfig,
+    objective: Objective,
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    *,
+    rules: AxisRules = DEFAULT_RULES,
+    num_tasks: int = 1,
+    num_microbatches: int = 1,
+    teacher: TeacherProgram | None = None,
+) -> TrainProgram:
+    """Everything that is to be compiled for a run.
+
+    Args:
+      model: the student.
+      objective: what is minimised.
+      optimizer: how.
+      mesh: on what.
+      rules: how the student's parameters lie on the mesh.
+      num_tasks: tasks in the data, for metrics by task.
+      num_microbatches: see `make_train_step`.
+      teacher: a live teacher; None where the signal is stored or there is none.
+
+    Raises:
+      UserError: the rules do not fit the model or the mesh.
+    """
+    graphdef, abstract = abstract_model(model, mesh, rules)
+    transform = optimizer.build()
+    leaves, signal_of = _teacher_parts(teacher)
+
+    def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
+        return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
+
+    def init(seed: Array) -> TrainState:
+        model_key, run_seed = jax.random.key(seed), seed
+        return new_state(flatten_names(nnx.state(model.build(model_key))), transform, run_seed)
+
+    def init_from(params: Params, seed: Array) -> TrainState:
+        return new_state(params, transform, seed)
+
+    named = flatten_names(abstract)
+    shapes = jax.eval_shape(init, 0)
+    state = place_state(shapes, {name: p.sharding for name, p in named.items()}, mesh)
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    train_step = make_train_step(
+        apply,
+        objective,
+        transform,
+        functools.partial(learning_rate_at, optimizer),
+        signal_of,
+        num_tasks=num_tasks,
+        num_microbatches=num_microbatches,
+    )
+    frozen = [leaf.sharding for leaf in leaves]
+    rows, everywhere = batch_sharding(mesh), replicated(mesh)
+
+    def step(*args: Any) -> tuple[TrainState, PackedMetrics]:
+        state, metrics = train_step(*args)
+        return state, PackedMetrics.pack(metrics)
+
+    def evaluator(objective: Objective, num_tasks: int) -> Any:
+        eval_step = make_eval_step(apply, objective, signal_of, num_tasks=num_tasks)
+
+        def evaluate(*args: Any) -> PackedMetrics:
+            return PackedMetrics.pack(eval_step(*args))
+
+        return jax.jit(evaluate, in_shardings=(placed.params, frozen, rows, rows), out_shardings=everywhere)
+
+    return TrainProgram(
+        mesh=mesh,
+        abstract_state=state,
+        init=jax.jit(init, out_shardings=placed),
+        init_from=jax.jit(init_from, out_shardings=placed, donate_argnums=0),
+        step=jax.jit(
+            step, in_shardings=(placed, frozen, rows, rows), out_shardings=(placed, everywhere), donate_argnums=0
+        ),
+        evaluator=evaluator,
+        teacher_leaves=leaves,
+    )
+
+
+def _teacher_parts(teacher: TeacherProgram | None) -> tuple[list[Any], SignalOf]:
+    """(leaves, signal function over leaves): a list of leaves costs no Python to flatten each step."""
+    if teacher is None:
+        return [], lambda leaves, batch, stored: stored
+    leaves, structure = jax.tree.flatten(teacher.params)
+
+    def signal_of(leaves: list[Any], batch: Batch, stored: TeacherSignal | None) -> TeacherSignal:
+        del stored
+        return teacher.signal(jax.tree.unflatten(structure, leaves), batch)
+
+    return leaves, signal_of

@@ -1,0 +1,86 @@
+"""The train state: everything that an update changes, and where it lies on the mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cat_jax.parallel.batches import replicated
+from cat_jax.parallel.names import flatten_names, unflatten_names
+
+Params = dict[str, jax.Array]
+"""A model's parameters by name; see parallel.names."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Parameters, optimizer state, the number of updates behind them, and the run's random key.
+
+    The key never changes: update n draws from `fold_in(key, n)`, so that a restored run draws what it would have.
+    """
+
+    step: jax.Array  # i32[]
+    params: Params
+    opt_state: Any
+    key: jax.Array  # u32[...], the data of a typed key
+
+
+def new_state(params: Params, optimizer: optax.GradientTransformation, seed: jax.Array | int) -> TrainState:
+    """The state before the first update."""
+    key = jax.random.key_data(jax.random.key(seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+
+def place_state(abstract: TrainState, params: Mapping[str, NamedSharding], mesh: Mesh) -> TrainState:
+    """`abstract` with a sharding on every leaf: optimizer state lies as the parameter it belongs to."""
+    everywhere = replicated(mesh)
+
+    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in params]
+        sharding = everywhere
+        if keys:
+            name = keys[-1]
+            sharding = _like_parameter(leaf.shape, abstract.params[name].shape, params[name])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def _like_parameter(shape: tuple[int, ...], parameter: tuple[int, ...], sharding: NamedSharding) -> NamedSharding:
+    """The sharding of a moment: the parameter's, or what is left of it where the moment is a mean over one axis."""
+    entries = (*sharding.spec, *([None] * (len(parameter) - len(sharding.spec))))
+    if shape == parameter:
+        return sharding
+    reduced = [i for i in range(len(parameter)) if shape == (*parameter[:i], *parameter[i + 1 :])]
+    if len(reduced) == 1:
+        (axis,) = reduced
+        return NamedSharding(sharding.mesh, PartitionSpec(*entries[:axis], *entries[axis + 1 :]))
+    # Factored moments of square parameters (either axis may be the mean's) and placeholders: small, so everywhere.
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def to_checkpoint(state: TrainState) -> tuple[Params, dict[str, jax.Array]]:
+    """(parameters, the rest), both by name."""
+    return state.params, flatten_names(_rest(state))
+
+
+def from_checkpoint(abstract: TrainState, params: Params, rest: Mapping[str, jax.Array]) -> TrainState:
+    """The inverse of `to_checkpoint`."""
+    return dataclasses.replace(abstract, params=params, **unflatten_names(_rest(abstract), dict(rest)))
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state, "key": state.key}
+
+
+def parameter_count(params: Mapping[str, Any]) -> int:
+    """How many numbers the parameters are."""
+    return sum(int(np.prod(p.shape)) for p in params.values())

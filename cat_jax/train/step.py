@@ -1,0 +1,114 @@
+"""The train step: sums over microbatches and devices, one division, one update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cat_jax.losses.objective import Objective, divide
+from cat_jax.train.state import Params, TrainState
+from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
+
+Metrics = dict[str, Array]
+"""What a step reports: `LossOutput.sums` (f32[tasks]), and the scalars loss_sum, weight_sum, grad_norm, learning_rate
+and input_tokens (of the encoder, without padding)."""
+
+
+class Apply(Protocol):
+    """The student as a function of its parameters."""
+
+    def __call__(self, params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput: ...
+
+
+SignalOf = Callable[[Any, Batch, TeacherSignal | None], TeacherSignal | None]
+"""(teacher's parameters, batch, stored signal) -> signal."""
+
+TrainStep = Callable[[TrainState, Any, Batch, TeacherSignal | None], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    apply: Apply,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable[[Array], Any],
+    signal_of: SignalOf,
+    *,
+    num_tasks: int = 1,
+    num_microbatches: int = 1,
+) -> TrainStep:
+    """A pure function (state, teacher's parameters, batch, stored signal) -> (next state, metrics).
+
+    Args:
+      apply: the student.
+      objective: what is minimised.
+      optimizer: the transform of the gradients of the mean loss.
+      learning_rate: of the update that follows so many updates; for the metrics alone.
+      signal_of: where the teacher's signal comes from.
+      num_tasks: length of each metric sum.
+      num_microbatches: into how many parts a batch is split, one after the other. Without dropout the update does not
+        depend on it, up to the order of additions.
+    """
+
+    def train_step(state: TrainState, teacher: Any, batch: Batch, signal: TeacherSignal | None):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        uniform = None
+        if objective.needs_uniform:
+            uniform = jax.random.uniform(jax.random.fold_in(key, 0), batch.decoder_target_tokens.shape)
+
+        def loss_sum(params: Params, part: tuple[Any, Array]) -> tuple[Array, LossOutput]:
+            (batch, signal, uniform), dropout_key = part
+            signal = signal_of(teacher, batch, signal)
+            student = apply(params, batch, dropout_key)
+            output = objective(student, batch, signal, num_tasks=num_tasks, uniform=uniform)
+            return output.loss_sum, output
+
+        parts = split_rows((batch, signal, uniform), num_microbatches)
+        keys = jax.vmap(lambda m: jax.random.fold_in(key, m))(jnp.arange(1, num_microbatches + 1))
+        gradient_sum, output = sum_gradients(loss_sum, state.params, (parts, keys), num_microbatches)
+        gradient = jax.tree.map(lambda g: divide(g, output.weight_sum), gradient_sum)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = cast(Params, optax.apply_updates(state.params, updates))
+        inputs = batch.encoder_input_tokens
+        metrics = {
+            **output.sums,
+            "input_tokens": jnp.float32(0) if inputs is None else jnp.sum(inputs > 0, dtype=jnp.float32),
+            "loss_sum": output.loss_sum,
+            "weight_sum": output.weight_sum,
+            "grad_norm": optax.global_norm(gradient),
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    return train_step
+
+
+def split_rows(tree: Any, parts: int) -> Any:
+    """[B, ...] -> [parts, B / parts, ...]: part m takes rows m, m + parts, ..., so that each stays spread over devices.
+
+    Row r of a batch split over D devices lies on device r // (B / D); in every part as many rows lie there, and no
+    row moves.
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def sum_gradients(
+    loss_sum: Callable[[Params, Any], tuple[Array, LossOutput]], params: Params, parts: Any, num_parts: int
+) -> tuple[Mapping[str, Array], LossOutput]:
+    """Gradients and outputs of `loss_sum`, added up over the leading axis of `parts`, in f32 at least."""
+
+    def of_part(part: Any) -> tuple[Mapping[str, Array], LossOutput]:
+        gradient, output = jax.grad(loss_sum, has_aux=True)(params, part)
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (gradient, output))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, of_part(part)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    if num_parts == 1:
+        return of_part(first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, first))
+    return jax.lax.scan(add, zeros, parts)[0]

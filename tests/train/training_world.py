@@ -1,0 +1,66 @@
+"""A small world to train in: two tasks over 14 symbols (reverse a word, copy it), and models of a few hundred numbers."""
+
+import numpy as np
+
+from cat_jax.checkpoint.retention import CheckpointConfig
+from cat_jax.data.loader import DatasetConfig
+from cat_jax.data.manifest import FeatureInfo, Recipe
+from cat_jax.data.mixture import Mixture, MixtureTask, write_mixture
+from cat_jax.data.record import Example
+from cat_jax.data.writer import write_store
+from cat_jax.losses.objective import Objective
+from cat_jax.models.t5_config import T5Config
+from cat_jax.train.optimizer import AdamW
+
+LENGTHS = {"inputs": 5, "targets": 6}
+VOCABULARY = 16
+FEATURE = FeatureInfo("vocabulary-a", VOCABULARY, 1, True)
+XENT = Objective(w=1.0, keep="all")
+CAT_XENT = Objective(w=1.0, keep="either")
+CAT_DIST = Objective(w=0.5, keep="either")
+
+
+def write_world(root, feature=FEATURE, examples=40):
+    """Stores of both tasks and the mixture `both`; a store is a fixed function of its arguments."""
+    for seed, task in enumerate(("reverse", "copy")):
+        for split, count in (("train", examples), ("validation", 10)):
+            recipe = Recipe(task, split, {"inputs": feature, "targets": feature}, LENGTHS, 2, False)
+            write_store(root, recipe, _examples(task, count, seed + 10 * (split == "validation")))
+    tasks = tuple(MixtureTask(task, 1.0, ("train", "validation")) for task in ("copy", "reverse"))
+    write_mixture(root, Mixture("both", tasks))
+    return root
+
+
+def _examples(task, count, seed):
+    draw = np.random.default_rng(seed)
+    for k in range(count):
+        word = draw.integers(2, VOCABULARY, draw.integers(1, 6))
+        answer = word[::-1] if task == "reverse" else word
+        yield Example(str(k), word.astype(np.int32), np.append(answer, 1).astype(np.int32))
+
+
+def dataset(root, name="both", split="train", batch_size=8, **fields):
+    return DatasetConfig(str(root), name, split, LENGTHS, batch_size, **fields)
+
+
+def model(**fields):
+    sizes = {"embed_dim": 8, "num_heads": 4, "head_dim": 2, "mlp_dim": 8, "dropout_rate": 0.0}
+    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    return T5Config(**{"vocab_size": VOCABULARY, **sizes, **layers, **fields})
+
+
+def arguments(model_dir, root, **fields):
+    """Arguments of `train` for a short run of everything."""
+    return {
+        "model_dir": str(model_dir),
+        "model": model(),
+        "objective": XENT,
+        "train_dataset": dataset(root),
+        "train_steps": 6,
+        "eval_dataset": dataset(root, split="validation"),
+        "optimizer": AdamW(learning_rate=0.01),
+        "log_period": 2,
+        "eval_period": 4,
+        "checkpoint": CheckpointConfig(period=3, keep=2),
+        **fields,
+    }
