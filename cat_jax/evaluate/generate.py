@@ -1,0 +1,68 @@
+"""Mode "generate": the model writes an answer, greedily."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+from flax import nnx
+from jax.sharding import Mesh
+
+from cat_jax.data.store import ExampleStore
+from cat_jax.decode.greedy import greedy
+from cat_jax.decode.loop import Decoded
+from cat_jax.evaluate.answers import answer_rows, ragged
+from cat_jax.evaluate.plan import Chunk, plan_chunks
+from cat_jax.evaluate.prompts import prompt_batch, read_inputs
+from cat_jax.parallel.batches import replicated
+
+NO_EOS = -1
+"""Stands for the end-of-sequence id of a vocabulary that has none: no token equals it."""
+
+
+class Generation:
+    """How the examples of one store are answered in this mode."""
+
+    def __init__(self, store: ExampleStore, mesh: Mesh, rows: int, max_decode_length: int):
+        self._store, self._mesh, self._length = store, mesh, max_decode_length
+        eos_id = store.manifest.features["targets"].eos_id
+        self._eos_id = NO_EOS if eos_id is None else eos_id
+        self.chunks: list[Chunk] = plan_chunks(store.lengths[:, 0], store.manifest.feature_lengths["inputs"], rows)
+
+    def program(self, graphdef: Any) -> Callable[..., Any]:
+        """A jitted function (params, arrays) -> results on every host; equal models share it."""
+        return _program(graphdef, self._mesh, self._length, self._eos_id)
+
+    def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]:
+        """What the program is fed for these examples, -1 for rows that only fill up."""
+        return {"examples": examples.astype(np.int32), "inputs": read_inputs(self._store, examples, input_length)}
+
+    def answers(self, results: Any) -> pa.Table:
+        """Rows of `ANSWERS` from the program's results."""
+        examples, decoded = results
+        real = examples >= 0
+        lengths = decoded.lengths[real]
+        return answer_rows(
+            {
+                "index": examples[real],
+                "prediction_tokens": ragged(decoded.tokens[real], lengths),
+                "token_logprobs": ragged(decoded.statistics.logprobs[real], lengths),
+                "token_entropies": ragged(decoded.statistics.entropies[real], lengths),
+                "token_margins": ragged(decoded.statistics.margins[real], lengths),
+            }
+        )
+
+
+@functools.cache
+def _program(graphdef: Any, mesh: Mesh, max_decode_length: int, eos_id: int) -> Callable[..., Any]:
+    def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, Decoded]:
+        model, batch = nnx.merge(graphdef, params), prompt_batch(arrays["inputs"])
+        live = arrays["examples"] >= 0
+        decoded = greedy(model, batch, max_decode_length=max_decode_length, eos_id=eos_id, live=live)
+        return arrays["examples"], decoded
+
+    return jax.jit(run, out_shardings=replicated(mesh))

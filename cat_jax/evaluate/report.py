@@ -1,0 +1,74 @@
+"""The metrics of a model on all tasks of a mixture as JSON, read off its tables."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cat_jax.data.layout import safe_name
+from cat_jax.evaluate.job import Job
+from cat_jax.files import write_json
+from cat_jax.table import read_table
+
+
+def metrics_path(output_dir: str | os.PathLike, model: str, mixture_or_task: str, split: str) -> pathlib.Path:
+    """Where the metrics of a model lie: beside its tables."""
+    return pathlib.Path(output_dir) / model / f"{safe_name(mixture_or_task)}.{safe_name(split)}.metrics.json"
+
+
+def write_metrics(output_dir: str | os.PathLike, mixture_or_task: str, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Writes one file for each model and split of `jobs`, whose tables are finished; returns {model: {split: content}}.
+
+    Raises:
+      UserError: a table is missing or broken, or the disk is full.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        content = found.setdefault(job.model.name, {}).setdefault(
+            job.store.split,
+            {
+                "model": job.model.name,
+                "step": job.step,
+                "checkpoint": job.checkpoint,
+                "mixture_or_task": mixture_or_task,
+                "split": job.store.split,
+                "tasks": {},
+            },
+        )
+        content["tasks"][job.store.task] = _of_table(job)
+    for model, splits in found.items():
+        for split, content in splits.items():
+            content["average"] = _average(content["tasks"])
+            write_json(metrics_path(output_dir, model, mixture_or_task, split), content)
+    return found
+
+
+def _of_table(job: Job) -> dict[str, Any]:
+    table, info = read_table(job.path)
+    tokens = {name: table[f"{name}_length"].to_numpy() for name in ("input", "target", "prediction")}
+    return {
+        "metric": info.metric,
+        "metrics": dict(info.metrics),
+        "mode": info.mode,
+        "settings": dict(info.settings),
+        "examples": len(table),
+        "mean_tokens": {name: float(np.mean(lengths)) for name, lengths in tokens.items()},
+        "mean_flops": float(np.mean(table["flops"].to_numpy())),
+        "parameters": info.parameters,
+    }
+
+
+def _average(tasks: dict[str, Any]) -> dict[str, Any]:
+    """The plain mean over tasks: of each task's headline metric, and of every metric that all tasks have."""
+    shared = set.intersection(*(set(task["metrics"]) for task in tasks.values()))
+    return {
+        "headline": float(np.mean([task["metrics"][task["metric"]] for task in tasks.values()])),
+        "metrics": {
+            name: float(np.mean([task["metrics"][name] for task in tasks.values()])) for name in sorted(shared)
+        },
+        "examples": sum(task["examples"] for task in tasks.values()),
+    }

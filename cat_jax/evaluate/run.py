@@ -1,0 +1,202 @@
+"""`evaluate`: every model on every task of a mixture, one table each."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from cat_jax.checkpoint.params import checkpoint_fingerprint, find_step, load_model, read_model_file, split_step_dir
+from cat_jax.data import seqio_task
+from cat_jax.data.layout import safe_name
+from cat_jax.data.mixture import read_mixture
+from cat_jax.data.store import ExampleStore
+from cat_jax.errors import UserError
+from cat_jax.evaluate.generate import Generation
+from cat_jax.evaluate.job import EvaluatedModel, Job, Mode, agree, answer
+from cat_jax.evaluate.options import encode_options, has_options
+from cat_jax.evaluate.report import write_metrics
+from cat_jax.evaluate.score import NORMALIZATIONS, Scoring
+from cat_jax.evaluate.text import write_answers
+from cat_jax.files import fingerprint
+from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
+from cat_jax.table import table_path
+
+logger = logging.getLogger(__name__)
+
+MODES = ("generate", "score", "auto")
+
+
+def evaluate(
+    models: Mapping[str, str] | Sequence[EvaluatedModel],
+    store_dir: str,
+    mixture_or_task: str,
+    output_dir: str,
+    module: str | Sequence[str] | None = None,
+    splits: Sequence[str] = ("validation",),
+    mode: str = "generate",
+    batch_size: int = 32,
+    max_decode_length: int | None = None,
+    option_normalization: str = "sum",
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008
+    axis_rules: AxisRules = DEFAULT_RULES,
+    dtype: str | None = None,
+    save_seconds: float = 30.0,
+) -> dict[str, Any]:
+    """Writes `<output_dir>/<model>/<task>.<split>.parquet`, and the metrics of all tasks beside them.
+
+    Tables that are there and of the same checkpoint, store and settings are left alone; a table that a killed run
+    began is finished from where it was. Call it on every process of a job; process 0 writes. A table does not depend
+    on the number of devices or processes (beyond the rounding that other shapes bring with tensor parallelism).
+
+    Args:
+      models: {name: directory of a training run or of one of its checkpoints}, or `EvaluatedModel`s.
+      store_dir: the store root that `cat-jax prepare` wrote.
+      mixture_or_task: which of its mixtures or tasks.
+      output_dir: where the tables go.
+      module: modules that register the SeqIO tasks, for texts and metrics.
+      splits: of each task; tasks that lack one are left out of it.
+      mode: "generate" (greedily), "score" (choose among the listed options), or "auto": "score" where the examples
+        have options.
+      batch_size: examples that each of the data x fsdp parts of the mesh computes at a time.
+      max_decode_length: tokens that an answer may have; None for the feature length of the targets.
+      option_normalization: "sum" chooses the likeliest option, "mean" the one with the likeliest tokens on average.
+      mesh: the devices.
+      axis_rules: how parameters are split.
+      dtype: of parameters and computation; None keeps the ones of training.
+      save_seconds: how often finished answers are written to disk, so that a killed run need not repeat them.
+
+    Returns:
+      {model: {split: metrics as in the JSON file}} on process 0; {} on the others.
+
+    Raises:
+      UserError: no such model, store or task; a model of another vocabulary; examples without options; a full disk.
+    """
+    entries = _entries(models)
+    _check(mode, option_normalization, batch_size, max_decode_length)
+    built = mesh.build()
+    settings = {"max_decode_length": max_decode_length, "option_normalization": option_normalization, "dtype": dtype}
+    chosen = dict.fromkeys([splits] if isinstance(splits, str) else splits)
+    stores = [store for split in chosen for store in _stores(store_dir, mixture_or_task, split)]
+    jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
+    pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
+    logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
+    todo = list(itertools.compress(jobs, pending))
+    make = _Modes(todo, built, batch_size, module)
+    for model, of_model in itertools.groupby(todo, key=lambda job: job.model):
+        config = graphdef = params = None  # lets go of the model before
+        for job in of_model:
+            if params is None:
+                config, graphdef, params, _ = load_model(
+                    model.model_dir, mesh=built, rules=axis_rules, dtype=dtype, step=job.step
+                )
+            answers = answer(job, make.mode(job), batch_size, graphdef, params, built, save_seconds)
+            if answers is not None:
+                write_answers(job, answers, config)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("evaluated")
+    return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
+
+
+class _Modes:
+    """How the examples of each job are answered; made once for all models that answer the same ones.
+
+    Making it looks at all jobs, so that what can be refused is refused before the first model is loaded.
+    """
+
+    def __init__(self, jobs: Sequence[Job], mesh: Mesh, rows: int, module: str | Sequence[str] | None):
+        self._mesh, self._rows, self._made = mesh, rows, {}
+        if jobs and (jax.process_index() == 0 or any(job.mode == "score" for job in jobs)):
+            seqio_task.load_modules(module)
+            for job in jobs:
+                seqio_task.get_task(job.store.task)
+        for job in jobs:
+            self.mode(job)
+
+    def mode(self, job: Job) -> Mode:
+        key = (job.store.fingerprint, job.mode, fingerprint(dict(job.settings)))
+        if key not in self._made:
+            if job.mode == "score":
+                options = encode_options(job.store)
+                how = job.settings["option_normalization"]
+                self._made[key] = Scoring(job.store, options, self._mesh, self._rows, how)
+            else:
+                length = job.settings["max_decode_length"]
+                self._made[key] = Generation(job.store, self._mesh, self._rows, length)
+        return self._made[key]
+
+
+def _entries(models: Mapping[str, str] | Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
+    """The models in order.
+
+    Raises:
+      UserError: there are none, two of one name, or a name that is no directory's.
+    """
+    mapped = isinstance(models, Mapping)
+    entries = [EvaluatedModel(name, path) for name, path in models.items()] if mapped else list(models)
+    names = [entry.name for entry in entries]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"the models to evaluate are {names}", "give one or more, each with its own name")
+    for name in names:
+        if not name or name != safe_name(name):
+            raise UserError(f"{name!r} cannot be the name of a model's directory", "use letters, digits, - and _")
+    return entries
+
+
+def _check(mode: str, option_normalization: str, batch_size: int, max_decode_length: int | None) -> None:
+    if mode not in MODES:
+        raise UserError(f"evaluation has no mode {mode!r}", f"use one of {', '.join(MODES)}")
+    if option_normalization not in NORMALIZATIONS:
+        raise UserError(
+            f"options cannot be normalized by {option_normalization!r}", f"use one of {', '.join(NORMALIZATIONS)}"
+        )
+    for name, value in (("batch_size", batch_size), ("max_decode_length", max_decode_length)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}", "give a number above 0")
+
+
+def _stores(store_dir: str, mixture_or_task: str, split: str) -> list[ExampleStore]:
+    """The stores of all tasks that have the split, in the mixture's order.
+
+    Raises:
+      UserError: a store is missing, or its examples have no inputs.
+    """
+    tasks = read_mixture(store_dir, mixture_or_task).of_split(split)
+    stores = [ExampleStore.open(store_dir, task.task, split) for task in tasks]
+    for store in stores:
+        if not store.has_inputs:
+            raise UserError(f"the examples of {store.directory} have no inputs", "evaluate tasks that ask something")
+    return stores
+
+
+def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str, settings: Mapping[str, Any]) -> Job:
+    """The table of a model on a store.
+
+    Raises:
+      UserError: there is no such model, or it has another vocabulary.
+    """
+    model_dir, step = split_step_dir(model.model_dir, model.step)
+    step = find_step(model_dir, step)
+    _, vocabularies = read_model_file(model_dir)
+    for name, feature in store.manifest.features.items():
+        if vocabularies.get(name, feature.vocabulary) != feature.vocabulary:
+            raise UserError(
+                f"{model_dir} was trained on {name} of vocabulary {vocabularies[name]}, "
+                f"and the store {store.directory} has {feature.vocabulary}",
+                "evaluate it on a store prepared with its own vocabulary",
+            )
+    mode = ("score" if has_options(store) else "generate") if mode == "auto" else mode
+    used = {"dtype": settings["dtype"]}
+    if mode == "score":
+        used["option_normalization"] = settings["option_normalization"]
+    else:
+        used["max_decode_length"] = settings["max_decode_length"] or store.manifest.feature_lengths["targets"]
+    path = table_path(output_dir, model.name, store.task, store.split)
+    return Job(model, store, path, mode, step, checkpoint_fingerprint(model_dir, step), used)

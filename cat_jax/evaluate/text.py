@@ -1,0 +1,118 @@
+"""From token ids to a table: texts, metrics, FLOPs. The only room of evaluation that needs SeqIO's tasks."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cat_jax.data import seqio_task
+from cat_jax.data.record import Example
+from cat_jax.data.scoring import score_table
+from cat_jax.errors import UserError
+from cat_jax.evaluate.job import Job
+from cat_jax.evaluate.options import FIELD
+from cat_jax.files import cannot_write
+from cat_jax.models.flops import answer_flops, parameter_count
+from cat_jax.table import TableInfo, write_table
+
+logger = logging.getLogger(__name__)
+
+
+def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
+    """Writes the table of a job, then forgets the parts it was made of. The task's module must be loaded.
+
+    Args:
+      job: the table to write.
+      answers: rows of `ANSWERS` for every example, by index.
+      config: of the model, for its FLOPs.
+
+    Raises:
+      UserError: the store has no texts, a metric of the task fails, or the disk is full.
+    """
+    examples = job.store.read(answers["index"].to_numpy())
+    raws = [_raw(job, example) for example in examples]
+    option_scores = answers["option_scores"].to_pylist() if job.mode == "score" else None
+    predictions = _texts(job, answers, raws)
+    scored = score_table(job.store.task, predictions, raws, option_scores)
+    lengths = {name: job.store.lengths[:, column] for column, name in enumerate(("input", "target"))}
+    written = _list_lengths(answers, "prediction_tokens")
+    rows = {
+        "example_id": [example.example_id for example in examples],
+        "task": [job.store.task] * len(examples),
+        "input": [str(raw.get("inputs_pretokenized", "")) for raw in raws],
+        "target": [str(raw["targets_pretokenized"]) for raw in raws],
+        "prediction": predictions,
+        "input_length": lengths["input"],
+        "target_length": lengths["target"],
+        "prediction_length": written,
+        "options": [raw[FIELD] for raw in raws] if job.mode == "score" else [None] * len(examples),
+        "flops": _flops(config, lengths["input"], written, answers),
+        "score": scored.scores,
+        "statistics": scored.statistics or [None] * len(examples),
+        **{name: answers[name].combine_chunks() for name in _COPIED},
+    }
+    info = TableInfo(
+        **job.identity(),
+        metric=scored.headline,
+        metric_kind=scored.kind,
+        metrics=scored.metrics,
+        parameters=parameter_count(config),
+    )
+    write_table(job.path, rows, info)
+    _forget_parts(job)
+    logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
+
+
+_COPIED = (
+    "prediction_tokens",
+    "token_logprobs",
+    "token_entropies",
+    "token_margins",
+    "option_scores",
+    "option_lengths",
+)
+
+
+def _raw(job: Job, example: Example) -> dict[str, Any]:
+    if example.raw is None or "targets_pretokenized" not in example.raw:
+        raise UserError(
+            f"the store {job.store.directory} holds no texts for the metrics of {job.store.task}",
+            f"prepare the split {job.store.split!r} with its raw fields",
+        )
+    return example.raw
+
+
+def _texts(job: Job, answers: pa.Table, raws: Sequence[dict[str, Any]]) -> list[str]:
+    """What the metrics see: the decoded tokens, or the text of the chosen option."""
+    if job.mode == "score":
+        return [str(raw[FIELD][best]) for raw, best in zip(raws, answers["best_option"].to_pylist(), strict=True)]
+    vocabulary = seqio_task.vocabulary(job.store.task)
+    return [seqio_task.decode(vocabulary, tokens) for tokens in answers["prediction_tokens"].to_pylist()]
+
+
+def _flops(config: Any, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
+    """f64[N]: reading the input once, then writing the answer, or feeding each option."""
+    if answers["option_lengths"].null_count:
+        return answer_flops(config, input_lengths, written)
+    prompt = answer_flops(config, input_lengths, 0)
+    of_example = np.repeat(np.arange(len(prompt)), _list_lengths(answers, "option_lengths"))
+    lengths = answers["option_lengths"].combine_chunks().flatten().to_numpy()
+    options = answer_flops(config, input_lengths[of_example], lengths) - prompt[of_example]
+    return prompt + np.bincount(of_example, weights=options, minlength=len(prompt))
+
+
+def _list_lengths(answers: pa.Table, column: str) -> np.ndarray:
+    return np.array([len(row) for row in answers[column].to_pylist()], np.int64)
+
+
+def _forget_parts(job: Job) -> None:
+    try:
+        if job.parts_dir.exists():
+            shutil.rmtree(job.parts_dir)
+    except OSError as e:
+        raise cannot_write(job.parts_dir, e) from e

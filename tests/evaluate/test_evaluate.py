@@ -1,0 +1,272 @@
+"""`evaluate` from models and stores to tables, without SeqIO."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_world
+
+import cat_jax.evaluate.run
+from cat_jax.data.store import ExampleStore
+from cat_jax.errors import UserError
+from cat_jax.evaluate.job import EvaluatedModel
+from cat_jax.evaluate.run import evaluate
+from cat_jax.models.flops import answer_flops, parameter_count
+from cat_jax.table import read_table
+
+HERE = pathlib.Path(__file__).parent
+SETTINGS = {"mixture_or_task": "both", "splits": ("test",), "mode": "auto", "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    small_world.write_world(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _texts(monkeypatch):
+    for module, name in small_world.PATCHED:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    small_world.without_seqio()
+
+
+def run(world, output_dir, **changes):
+    models = {f"model{seed}": str(world / "models" / str(seed)) for seed in (0, 1)}
+    settings = {"models": models, "store_dir": str(world / "store"), "output_dir": str(output_dir), **SETTINGS}
+    return evaluate(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def tables(world, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("tables")
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in small_world.PATCHED:
+            patch.setattr(module, name, getattr(module, name))
+        small_world.without_seqio()
+        run(world, output_dir)
+    return output_dir
+
+
+def contents(directory):
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def test_writes_a_table_for_each_model_and_task_and_nothing_else(tables):
+    expected = {f"{task}.test.parquet" for task in ("letters", "choices")} | {"both.test.metrics.json"}
+    assert set(contents(tables)) == {f"model{seed}/{name}" for seed in (0, 1) for name in expected}
+
+
+def test_generated_rows(world, tables):
+    table, info = read_table(tables / "model0" / "letters.test.parquet")
+    store = ExampleStore.open(world / "store", "letters", "test")
+    by_id = {example.example_id: example for example in store}
+    assert table["example_id"].to_pylist() == sorted(by_id)
+    for row in table.to_pylist():
+        example = by_id[row["example_id"]]
+        assert row["input"] == example.raw["inputs_pretokenized"]
+        assert row["target"] == example.raw["targets_pretokenized"]
+        assert row["prediction"] == small_world.Letters().decode(row["prediction_tokens"])
+        assert row["input_length"] == len(example.inputs)
+        assert row["target_length"] == len(example.targets)
+        count = row["prediction_length"]
+        assert {len(row[name]) for name in ("prediction_tokens", "token_logprobs", "token_margins")} == {count}
+        assert row["flops"] == answer_flops(small_world.CONFIG, len(example.inputs), count)
+        assert row["score"] == float(row["prediction"] == row["target"])
+        assert row["options"] is None
+    assert (info.mode, info.metric, info.metric_kind, info.step) == ("generate", "accuracy", "mean", 3)
+    assert info.metrics == {"accuracy": np.mean(table["score"].to_numpy())}
+    assert info.parameters == parameter_count(small_world.CONFIG)
+    assert info.settings == {"max_decode_length": 6, "dtype": None}
+
+
+def test_scored_rows(tables):
+    table, info = read_table(tables / "model1" / "choices.test.parquet")
+    assert len(table) == 26
+    config = small_world.CONFIG
+    for row in table.to_pylist():
+        best = int(np.argmax(row["option_scores"]))
+        assert row["prediction"] == row["options"][best]
+        assert row["option_lengths"] == [len(option) + 1 for option in row["options"]]
+        np.testing.assert_allclose(sum(row["token_logprobs"]), row["option_scores"][best], rtol=1e-5)
+        prompt = answer_flops(config, row["input_length"], 0)
+        options = sum(answer_flops(config, row["input_length"], n) - prompt for n in row["option_lengths"])
+        np.testing.assert_allclose(row["flops"], prompt + options, rtol=1e-12)
+    assert (info.mode, info.settings) == ("score", {"option_normalization": "sum", "dtype": None})
+    assert len({row["prediction_length"] for row in table.to_pylist()}) > 1
+
+
+def test_metrics_file(tables):
+    content = json.loads((tables / "model0" / "both.test.metrics.json").read_text())
+    accuracy = {}
+    for task in ("letters", "choices"):
+        table, info = read_table(tables / "model0" / f"{task}.test.parquet")
+        accuracy[task] = info.metrics["accuracy"]
+        assert content["tasks"][task]["metrics"] == info.metrics
+        assert content["tasks"][task]["examples"] == len(table)
+        assert content["tasks"][task]["mean_flops"] == np.mean(table["flops"].to_numpy())
+    assert accuracy["choices"] > 0
+    mean = (accuracy["letters"] + accuracy["choices"]) / 2
+    assert content["average"] == {"headline": mean, "metrics": {"accuracy": mean}, "examples": 63}
+    assert (content["model"], content["step"], content["split"]) == ("model0", 3, "test")
+
+
+def loaded(monkeypatch):
+    """The models that are loaded from now on."""
+    names, load = [], cat_jax.evaluate.run.load_model
+
+    def load_model(model_dir, **settings):
+        names.append(pathlib.Path(model_dir).name)
+        return load(model_dir, **settings)
+
+    monkeypatch.setattr(cat_jax.evaluate.run, "load_model", load_model)
+    return names
+
+
+def test_finished_tables_are_left_alone(world, tables, monkeypatch):
+    before, names = contents(tables), loaded(monkeypatch)
+    again = run(world, tables)
+    assert not names
+    assert contents(tables) == before
+    assert again["model1"]["test"] == json.loads(before["model1/both.test.metrics.json"])
+
+
+def test_tables_of_something_else_are_made_again(world, tables, tmp_path, monkeypatch):
+    for name, content in contents(tables).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    names = loaded(monkeypatch)
+    other = {"model0": str(world / "models" / "1")}
+    run(world, tmp_path, models=other)
+    assert names == ["1"], "another checkpoint under the same name"
+    ours, theirs = (read_table(tmp_path / f"model{i}" / "letters.test.parquet")[0] for i in (0, 1))
+    assert ours.equals(theirs)
+    run(world, tmp_path, models=other, max_decode_length=3)
+    assert names == ["1", "1"]
+    assert max(read_table(tmp_path / "model0" / "letters.test.parquet")[0]["prediction_length"].to_pylist()) == 3
+    (tmp_path / "model1" / "letters.test.parquet").write_bytes(b"PAR1 of old")
+    run(world, tmp_path, models={"model1": str(world / "models" / "1")})
+    assert contents(tmp_path / "model1") == contents(tables / "model1")
+
+
+def test_a_step_by_number_or_by_path_is_the_same(world, tables, tmp_path):
+    model_dir = str(world / "models" / "0")
+    for i, entry in enumerate((EvaluatedModel("model0", model_dir, 3), EvaluatedModel("model0", model_dir, None))):
+        run(world, tmp_path / str(i), models=[entry], mixture_or_task="letters")
+    run(world, tmp_path / "2", models={"model0": f"{model_dir}/checkpoints/3"}, mixture_or_task="letters")
+    for i in range(3):
+        table = (tmp_path / str(i) / "model0" / "letters.test.parquet").read_bytes()
+        assert table == contents(tables)["model0/letters.test.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": {"x": "nowhere"}}, "nowhere"),
+        ({"models": {}}, "models to evaluate"),
+        ({"models": {"a/b": "nowhere"}}, "'a/b' cannot be the name"),
+        ({"mode": "guess"}, "no mode 'guess'"),
+        ({"option_normalization": "max"}, "'max'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"mixture_or_task": "bath"}, "'bath'"),
+        ({"splits": ["train"]}, "no split 'train'"),
+        ({"mode": "score", "mixture_or_task": "letters"}, "lists no options"),
+    ],
+)
+def test_user_errors_leave_nothing_behind(world, tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        run(world, tmp_path / "out", **changes)
+    assert words in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_vocabulary_is_refused(world, tmp_path):
+    odd = small_world.save_model(tmp_path / "odd", vocabulary="numerals")
+    with pytest.raises(UserError, match=r"vocabulary numerals, and the store .*letters.* has letters"):
+        run(world, tmp_path / "out", models={"odd": str(odd)}, mixture_or_task="letters")
+
+
+SCRIPT = """
+import os, sys
+sys.path.insert(0, {here!r})
+process, processes, port, kill_at = map(int, sys.argv[3:7])
+if processes > 1:
+    import jax
+    jax.distributed.initialize(f"127.0.0.1:{{port}}", processes, process)
+import small_world
+from cat_jax.evaluate.run import evaluate
+small_world.without_seqio()
+if kill_at:
+    small_world.kill_at_write(kill_at)
+world = sys.argv[1]
+models = {{f"model{{seed}}": f"{{world}}/models/{{seed}}" for seed in (0, 1)}}
+evaluate(models, f"{{world}}/store", output_dir=sys.argv[2], save_seconds=0.0, **{settings!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def start(world, tmp_path_factory):
+    """Starts `evaluate` in a process of its own."""
+    cache = tmp_path_factory.mktemp("cache")
+    script = SCRIPT.format(here=str(HERE), settings=SETTINGS)
+
+    def start(output_dir, devices=1, process=0, processes=1, port=0, kill_at=0):
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        arguments = [str(world), str(output_dir), *map(str, (process, processes, port, kill_at))]
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def finish(*jobs):
+    """The exit codes and what the jobs said."""
+    said = [job.communicate(timeout=400)[1] for job in jobs]
+    return [job.returncode for job in jobs], "\n".join(said)
+
+
+def test_eight_devices_write_the_same_bytes(tables, start, tmp_path):
+    codes, said = finish(start(tmp_path, devices=8))
+    assert codes == [0], said
+    assert contents(tmp_path) == contents(tables)
+
+
+def test_two_processes_write_the_same_bytes(tables, start, tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    # Process 1 is given another directory: it must not write anything, nor need to see what process 0 writes.
+    directories = [tmp_path / "first", tmp_path / "second"]
+    jobs = [start(d, devices=2, process=i, processes=2, port=port) for i, d in enumerate(directories)]
+    codes, said = finish(*jobs)
+    assert codes == [0, 0], said
+    assert contents(directories[0]) == contents(tables)
+    assert not directories[1].exists()
+
+
+def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, tmp_path):
+    """SIGKILL in the middle of a write: of a first part, of a later part, of a table."""
+    answered = []
+    for kill_at in (1, 3, 9, 17):
+        codes, said = finish(start(tmp_path, kill_at=kill_at))
+        assert codes == [-signal.SIGKILL], said
+        answered.append(sum(p.suffix == ".parquet" for p in tmp_path.rglob("*")))
+    assert answered == sorted(answered)
+    assert answered[0] < answered[-1]
+    codes, said = finish(start(tmp_path))
+    assert codes == [0], said
+    assert "on choices" not in said.split("evaluate model1")[0], "the first table was finished and is not made again"
+    assert contents(tmp_path) == contents(tables)
