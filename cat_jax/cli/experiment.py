@@ -13,6 +13,9 @@ from cat_jax.errors import UserError
 GinFiles = str | Sequence[str]
 """A gin file or several: paths, or names found as `--gin_file` finds them."""
 
+RESERVED = ("eval",)
+"""Scopes that the run files use themselves."""
+
 SIGNALS = ("stored", "live")
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 _BYTES_PER_JOB = 2 << 30
@@ -57,8 +60,11 @@ class Experiment:
             if len(set(value)) < len(value):
                 raise UserError(f"Experiment.{field} {list(value)} has an entry twice", "name each once")
         for name in [*self.teachers, *self.students]:
-            if not name.isidentifier():
-                raise UserError(f"the model name {name!r} is no gin scope", "use letters, digits and underscores")
+            if not name.isidentifier() or name in RESERVED:
+                raise UserError(
+                    f"a model cannot be called {name!r}: its name is a gin scope",
+                    f"use letters, digits and underscores, and none of {', '.join(RESERVED)}",
+                )
         both = sorted(set(self.teachers) & set(self.students))
         if both:
             raise UserError(f"{both[0]} is both a teacher and a student", "give them different names")

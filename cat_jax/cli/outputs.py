@@ -54,6 +54,11 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
         raise cannot_write(path, e) from e
 
 
+def is_begun(model_dir: str | os.PathLike) -> bool:
+    """Whether a training run has left anything in its directory."""
+    return not is_remote(model_dir) and any(pathlib.Path(model_dir).iterdir())
+
+
 def save_configuration(directory: str | os.PathLike, command: Command) -> None:
     """Writes what the command used, and the same with all defaults, into `directory`; each whole or not at all."""
     again = f"# Do it again: cat-jax {command.root} --gin_file={pathlib.PurePosixPath(directory) / CONFIGURATION}\n"

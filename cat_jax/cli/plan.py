@@ -15,6 +15,8 @@ from cat_jax.cli.experiment import Experiment, GinFiles, is_trained, objective_f
 from cat_jax.cli.stages import Stage
 from cat_jax.errors import UserError
 
+TEACHER_OBJECTIVE = "xent"
+
 IRRELEVANT = ("MeshConfig", "CheckpointConfig", "PrepareConfig.workers", "PrepareConfig.overwrite")
 """Bindings that change how fast a result comes or what is kept of it, not the result: free to change in a run."""
 
@@ -107,8 +109,8 @@ class Plan:
         return self._stage(
             f"train/{name}",
             "train",
-            {"MODEL_DIR": self.model_dir(name), "TEACHER": None},
-            files=files,
+            {"MODEL_DIR": self.model_dir(name), "TEACHER": None, **self._no_evaluation()},
+            files=[*_listed(files), objective_file(TEACHER_OBJECTIVE)],
             scope=name,
             needs=["prepare"],
             **self._owned(self.model_dir(name), "model.json"),
@@ -145,12 +147,17 @@ class Plan:
                 "TEACHER": source,
                 "TEACHER_DIR": self.model_dir(student.teacher),
                 "SIGNAL_DIR": str(self.run_dir / "signals" / student.teacher),
+                **self._no_evaluation(),
             },
             files=[*_listed(student.files), objective_file(student.objective)],
             scope=f"{student.scope}/{objective_name(student.objective)}",
             needs=["prepare"] if live and trained else ["prepare", needs],
             **self._owned(model_dir, "model.json"),
         )
+
+    def _no_evaluation(self) -> dict[str, None]:
+        """While training there is none if there is no split for it."""
+        return {"EVAL_DATASET": None} if self._experiment.validation_split is None else {}
 
     def _evaluate(self, name: str, models: Sequence[str], needs: Sequence[Stage]) -> Stage:
         return self._stage(

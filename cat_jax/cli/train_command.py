@@ -1,0 +1,57 @@
+"""`cat-jax train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cat_jax.cli.command import MULTIPROCESS, Manual, parse_gin_flags
+from cat_jax.cli.outputs import check_writable, is_begun, save_configuration
+from cat_jax.cli.stores import ensure_prepared, wanted_in
+
+MANUAL = Manual(
+    name="train",
+    what="""
+    Trains a model on a prepared task or mixture, with the plain, the distilled or the cascade-aware objective. Started
+    again it goes on exactly where its last checkpoint is. SIGTERM saves and ends with exit code 75; a loss or gradient
+    that is not finite ends with 3. A store that is missing is prepared first. Imports neither TensorFlow nor SeqIO.
+    """,
+    macros={
+        "MODEL_DIR": "checkpoints, metrics and configuration go there",
+        "MIXTURE_OR_TASK_NAME": "the registered SeqIO task or mixture",
+        "MIXTURE_OR_TASK_MODULE": "the module that registers it; needed only to prepare a missing store",
+        "TASK_FEATURE_LENGTHS": "tokens of each feature, e.g. {'inputs': 128, 'targets': 32}",
+        "STORE_DIR": "where the stores are",
+        "TRAIN_STEPS": "when to stop",
+        "MODEL": "set by models/*.gin",
+        "OBJECTIVE": "set by objectives/*.gin (default: xent)",
+        "TEACHER": "None, @StoredTeacher() with SIGNAL_DIR, or @LiveTeacher() with TEACHER_DIR",
+        "BATCH_SIZE, LEARNING_RATE, SEED": "have defaults",
+    },
+    switches=MULTIPROCESS,
+    example="""
+    cat-jax train --gin_file=runs/train.gin --gin_file=models/t5_tiny.gin --gin_file=objectives/cat_xent.gin \\
+      --gin.MODEL_DIR='"runs/small"' --gin.TRAIN_STEPS=1000 --gin.STORE_DIR='"runs/store"' \\
+      --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.MIXTURE_OR_TASK_MODULE='"cat_jax_tasks.pronunciation"' \\
+      --gin.TASK_FEATURE_LENGTHS="{'inputs': 16, 'targets': 16}" \\
+      --gin.TEACHER=@StoredTeacher() --gin.SIGNAL_DIR='"runs/signal"'
+    """,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    flags, given = parse_gin_flags(MANUAL, argv)
+    from cat_jax.cli import configuration, devices
+
+    several = devices.start("--multiprocess" in given)
+    command = configuration.configure(configuration.of_flags(flags), "train")
+    model_dir = command.arguments["model_dir"]
+    check_writable(model_dir, "MODEL_DIR")
+    ensure_prepared(wanted_in(command.arguments), flags, several)
+    # `train` refuses a directory that was begun with another configuration: what is written there must stay till then.
+    if devices.is_first() and not is_begun(model_dir):
+        save_configuration(model_dir, command)
+    command.call()
+    if devices.is_first():
+        save_configuration(model_dir, command)
+    return 0
