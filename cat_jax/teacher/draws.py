@@ -24,7 +24,8 @@ def position_uniforms(seed: int, shard: jax.typing.ArrayLike, indices: jax.Array
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), shard)
     rows = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
     cells = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(rows, positions.astype(jnp.uint32))
-    return jax.vmap(jax.vmap(jax.random.uniform))(cells)
+    # A folded key is itself the generator's output; jax.random.uniform would depend on jax_threefry_partitionable.
+    return (jax.random.key_data(cells)[..., 0] >> 8) * jnp.float32(2**-24)
 
 
 def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int) -> jax.Array:

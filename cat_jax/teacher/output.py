@@ -95,17 +95,16 @@ class SignalWriter:
             yield from self.directory.glob(f".{name}.*")
 
     def _entry(self, shard: int) -> ShardEntry | None:
-        sidecar = self._read_sidecar(self._names(shard)[1])
-        if sidecar is None or sidecar["recipe"] != self._recipe:
-            return None
-        entry = ShardEntry(**sidecar["shard"])
-        return entry if self._whole(entry) else None
+        recipe, entry = self._read_sidecar(self._names(shard)[1])
+        return entry if entry is not None and recipe == self._recipe and self._whole(entry) else None
 
-    def _read_sidecar(self, name: str) -> dict[str, Any] | None:
+    def _read_sidecar(self, name: str) -> tuple[dict[str, Any] | None, ShardEntry | None]:
+        """(recipe, entry) of a finished shard; (None, None) if the sidecar is missing or broken."""
         try:
-            return json.loads((self.directory / name).read_text())
-        except (OSError, ValueError):
-            return None
+            sidecar = json.loads((self.directory / name).read_text())
+            return sidecar["recipe"], ShardEntry(**sidecar["shard"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None, None
 
     def _whole(self, entry: ShardEntry) -> bool:
         try:
@@ -121,7 +120,7 @@ class SignalWriter:
             found = read_manifest(self.directory).recipe.to_dict()
         else:
             for path in sorted(self.directory.glob("shard-*.json")):
-                found = found or (self._read_sidecar(path.name) or {}).get("recipe")
+                found = found or self._read_sidecar(path.name)[0]
         difference = None if found is None else self.recipe.difference(found)
         if difference is not None:
             raise UserError(

@@ -72,6 +72,7 @@ class SparseLayout:
 
     def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:
         """The record's fields of f32 logits [N, V], targets i32[N] and one uniform number f32[N] each, inside jit."""
+        logits = jnp.where(logits == 0, 0.0, logits)  # top_k holds -0.0 for less than 0.0, nobody else does
         scaled = logits / self.temperature
         log_z = log_normalizer(scaled)[:, None]
         # Without the barriers XLA:CPU merges the slices below into a full sort, and computes the tail again for every
