@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+BLOCK = 2**21
+"""Numbers in a block of weights, at most: it should stay near the processor's caches."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Resamples:
@@ -20,28 +23,29 @@ class Resamples:
 
     count: int = 1000
     seed: int = 0
+    _drawn: dict[tuple[str, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
-    def blocks(self, sizes: Mapping[str, int], block: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields f64[block, N_task] weights per task, `count` rows in all; the last block may be shorter."""
-        generators = {task: np.random.default_rng([self.seed, zlib.crc32(task.encode())]) for task in sizes}
-        for start in range(0, self.count, block):
-            rows = min(block, self.count - start)
-            yield {task: _draw(generators[task], rows, size) for task, size in sizes.items()}
+    def blocks(self, tasks: Sequence[str], sizes: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yields f64[N, R] weights of the examples of `tasks`, one task after the other; `count` columns in all."""
+        rows = max(1, BLOCK // sum(sizes))
+        drawn = [self._task(task, size) for task, size in zip(tasks, sizes, strict=True)]
+        for start in range(0, self.count, rows):
+            yield np.concatenate([d[:, start : start + rows] for d in drawn]).astype(np.float64)
+
+    def _task(self, task: str, size: int) -> np.ndarray:
+        """Uint8[size, count]: how often each example of a task is drawn in `size` draws."""
+        key = (task, size)
+        if key not in self._drawn:
+            generator = np.random.default_rng([self.seed, zlib.crc32(task.encode())])
+            columns = np.empty((size, self.count), dtype=np.uint8)
+            for column in range(self.count):
+                columns[:, column] = np.bincount(generator.integers(0, size, size), minlength=size)
+            self._drawn[key] = columns
+        return self._drawn[key]
 
     def seed_draws(self, seeds: int) -> np.ndarray:
         """i64[count, seeds]: which training seeds each resample draws, with replacement, for the nested interval."""
         return np.random.default_rng([self.seed, seeds]).integers(0, seeds, (self.count, seeds))
-
-
-def _draw(generator: np.random.Generator, rows: int, size: int) -> np.ndarray:
-    """f64[rows, size]: how often each of `size` examples is drawn in `size` draws."""
-    drawn = generator.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
-
-
-def block_rows(examples: int) -> int:
-    """Rows of a block of weights, so that a block holds about four million numbers."""
-    return max(1, 2**22 // max(1, examples))
 
 
 def interval(samples: np.ndarray, level: float) -> list[float] | None:

@@ -52,7 +52,8 @@ class ConfidenceRule:
             )
         if np.isnan(values).any():
             raise UserError(f"confidence rule {self} gave NaN", "choose another rule, or mend the rule")
-        return values
+        # +inf would escape the threshold inf, which defers everything.
+        return np.minimum(values, np.finfo(np.float64).max)
 
 
 def register(name: str) -> Callable[[Callable[..., np.ndarray]], Callable[..., np.ndarray]]:
@@ -86,13 +87,13 @@ def parse_rule(text: str) -> ConfidenceRule:
         raise UserError(f"no confidence rule is called {text.strip()!r}", mend)
     parameters = list(inspect.signature(RULES[name]).parameters.values())[1:]
     try:
-        arguments = tuple(float(a) for a in match[2].split(",")) if match[2] else ()
+        arguments: tuple[float, ...] = tuple(float(a) for a in match[2].split(",")) if match[2] else ()
         inspect.signature(RULES[name]).bind(None, *arguments)
     except (ValueError, TypeError) as e:
         spelling = f"{name}({', '.join(p.name for p in parameters)})" if parameters else name
         raise UserError(f"confidence rule {text.strip()!r} has the wrong numbers", f"write it as {spelling}") from e
     rule = ConfidenceRule(name, arguments)
-    if name == "chow_quantile" and not 0 <= arguments[0] <= 1:
+    if name == "chow_quantile" and not all(0 <= q <= 1 for q in arguments):
         raise UserError(f"{rule} asks for a quantile outside 0 to 1", "write for example chow_quantile(0.1)")
     return rule
 

@@ -12,28 +12,8 @@ import dataclasses
 
 import numpy as np
 
-from cat_jax.cascade.quality import Quality, running_sums
-
-
-@dataclasses.dataclass(frozen=True)
-class Ordering:
-    """The order in which examples are deferred, and where it can be cut."""
-
-    order: np.ndarray  # i64[N]: least sure first
-    cuts: np.ndarray  # i64[P]: numbers of deferred examples that a threshold can give; 0 first, N last
-    thresholds: np.ndarray  # f64[P]: defers exactly those below it; -inf for none, inf for all
-
-
-def ordering(confidence: np.ndarray, max_points: int | None = None) -> Ordering:
-    """The ordering of f64[N] confidences; with `max_points`, only that many cuts, spread evenly."""
-    order = np.argsort(confidence, kind="stable")
-    ascending = confidence[order]
-    cuts = np.concatenate([[0], np.flatnonzero(ascending[1:] > ascending[:-1]) + 1, [len(order)]])
-    if max_points is not None and len(cuts) > max_points:
-        wanted = np.linspace(0, len(order), max_points)
-        cuts = np.unique(cuts[np.abs(cuts[:, None] - wanted).argmin(axis=0)])
-    thresholds = np.concatenate([[-np.inf], ascending[cuts[1:-1]], [np.inf]])
-    return Ordering(order, cuts, thresholds)
+from cat_jax.cascade.quality import Quality
+from cat_jax.cascade.running import RESAMPLED_POINTS, Running, no_weights, ordering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +25,23 @@ class Curve:
     quality: np.ndarray  # f64[R, P]
     flops: np.ndarray  # f64[R, P]: mean FLOPs of a query, small model included
     large_flops: np.ndarray  # f64[R]: mean FLOPs of a query that goes straight to the large model
+    right: np.ndarray  # f64[R, P]: share of queries that are deferred though the small model is right; NaN if undefined
 
-    def at_rate(self, rates: np.ndarray) -> np.ndarray:
+    def on_grid(self, rates: np.ndarray) -> np.ndarray:
         """f64[R, G]: quality at each deferral rate of f64[G]."""
         return np.stack([np.interp(rates, x, y) for x, y in zip(self.rate, self.quality, strict=True)])
 
-    def flops_at_rate(self, rates: np.ndarray) -> np.ndarray:
-        """f64[R, G]: mean FLOPs of a query at each deferral rate of f64[G]."""
-        return np.stack([np.interp(rates, x, y) for x, y in zip(self.rate, self.flops, strict=True)])
+    def at_rate(self, rate: float) -> np.ndarray:
+        """f64[R]: quality at a deferral rate."""
+        return _interpolate(np.full(len(self.rate), rate), self.rate, self.quality)
+
+    def flops_at_rate(self, rate: float) -> np.ndarray:
+        """f64[R]: mean FLOPs of a query at a deferral rate."""
+        return _interpolate(np.full(len(self.rate), rate), self.rate, self.flops)
 
     def at_flops(self, budget: np.ndarray) -> np.ndarray:
         """f64[R]: quality at a mean cost of f64[R] FLOPs; NaN below the small model's own cost."""
-        rows = zip(budget, self.flops, self.quality, strict=True)
-        return np.array([np.interp(b, x, y, left=np.nan) for b, x, y in rows])
+        return np.where(budget < self.flops[:, 0], np.nan, _interpolate(budget, self.flops, self.quality))
 
     def least_flops(self, wanted: np.ndarray) -> np.ndarray:
         """f64[R]: the least mean FLOPs of a query at which quality reaches f64[R] `wanted`; inf if it never does."""
@@ -82,29 +66,45 @@ def deferral_curve(
     small_flops: np.ndarray,
     large_flops: np.ndarray,
     weights: np.ndarray | None = None,
+    right: np.ndarray | None = None,
 ) -> Curve:
-    """The curve over all thresholds.
+    """The curve over all thresholds; with weights, over at most RESAMPLED_POINTS of them.
 
     Args:
       confidence: f64[N] of the small model.
       quality: both models' answers.
       small_flops: f64[N] of answering each example with the small model.
       large_flops: f64[N], with the large one.
-      weights: f64[R, N] example weights, whole numbers; one row of ones if absent.
+      weights: f64[N, R] example weights, whole numbers; every example counts once if absent.
+      right: bool[N], whether the small model is right; None if that is not defined.
     """
-    if weights is None:
-        weights = np.ones((1, len(confidence)))
-    where = ordering(confidence, quality.max_points)
-    count = weights.sum(axis=1)
-    deferred = running_sums(np.ones(len(confidence)), where.order, where.cuts, weights)
-    paid = running_sums(large_flops, where.order, where.cuts, weights)
+    most = quality.max_points
+    if weights is not None:
+        most = min(most or RESAMPLED_POINTS, RESAMPLED_POINTS)
+    where = ordering(confidence, most)
+    running = Running(where.order, where.cuts, no_weights(len(confidence)) if weights is None else weights)
+    columns = [np.ones(len(confidence)), large_flops] + ([] if right is None else [right])
+    deferred = running.sums(np.stack(columns, axis=1)) / running.count[:, None, None]  # [R, P, 2 or 3]
+    rate, paid = deferred[:, :, 0], deferred[:, :, 1]
+    own = running.totals(small_flops[:, None]) / running.count[:, None]  # [R, 1]
     return Curve(
         thresholds=where.thresholds,
-        rate=deferred / count[:, None],
-        quality=quality.merged(where.order, where.cuts, weights),
-        flops=((weights @ small_flops)[:, None] + paid) / count[:, None],
-        large_flops=weights @ large_flops / count,
+        rate=rate,
+        quality=quality.merged(running),
+        flops=own + paid,
+        large_flops=paid[:, -1],
+        right=np.full_like(rate, np.nan) if right is None else deferred[:, :, 2],
     )
+
+
+def _interpolate(wanted: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """f64[R]: the line through (x, y) f64[R, P], ascending in x, at f64[R] `wanted`; its ends beyond them."""
+    after = np.clip((x < wanted[:, None]).sum(axis=1), 1, x.shape[1] - 1)
+    row = np.arange(len(x))
+    x0, x1, y0, y1 = x[row, after - 1], x[row, after], y[row, after - 1], y[row, after]
+    share = np.divide(wanted - x0, x1 - x0, out=np.ones_like(x0), where=x1 > x0).clip(0, 1)
+    # Not y0 + share * (y1 - y0), which misses y1 by a rounding.
+    return np.where(share == 1, y1, y0 + share * (y1 - y0))
 
 
 def random_quality(curve: Curve, rates: np.ndarray) -> np.ndarray:

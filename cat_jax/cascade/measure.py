@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cat_jax.cascade.bootstrap import Resamples, block_rows
+from cat_jax.cascade.bootstrap import Resamples
 from cat_jax.cascade.curve import Curve, random_quality
 from cat_jax.cascade.inputs import Student
 from cat_jax.cascade.summary import against, summarize
@@ -70,9 +70,7 @@ def measure(views: Mapping[str, View], students: Sequence[Student], reading: Rea
     first = next(iter(views.values()))
     blocks = []
     if first.quality.max_points is None:
-        sizes = dict(zip(first.tasks, first.sizes, strict=True))
-        for block in resamples.blocks(sizes, block_rows(len(first))):
-            weights = np.concatenate([block[task] for task in first.tasks], axis=1)
+        for weights in resamples.blocks(first.tasks, first.sizes):
             drawn = {name: view.curve(weights) for name, view in views.items()}
             blocks.append(_draw(views, drawn, students, reading, weights))
     if not blocks:
@@ -96,7 +94,7 @@ def _draw(
         metrics = summarize(view, curve, reading.rates, reading.kept, weights)
         if student.objective != reading.baseline and student.seed in baselines:
             metrics |= against(curve, baselines[student.seed], reading.headline_rate)
-        drawn[student.name] = Drawn(metrics, curve.at_rate(GRID))
+        drawn[student.name] = Drawn(metrics, curve.on_grid(GRID))
     return drawn
 
 
@@ -107,7 +105,7 @@ def _nothing(drawn: Drawn) -> Drawn:
 def _lines(view: View, curve: Curve) -> Lines:
     ideal = view.ideal_curve()
     return Lines(
-        flops=curve.flops_at_rate(GRID)[0] / curve.large_flops[0],
+        flops=np.interp(GRID, curve.rate[0], curve.flops[0]) / curve.large_flops[0],
         random=random_quality(curve, GRID)[0],
-        ideal=None if ideal is None else ideal.at_rate(GRID)[0],
+        ideal=None if ideal is None else ideal.on_grid(GRID)[0],
     )

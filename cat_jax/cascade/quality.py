@@ -1,9 +1,8 @@
 """How a merged output, some answers of the large model and the rest of the small one, is scored.
 
-A `Quality` knows both models' answers to N examples. Of an order of deferral it can say the quality at every number of
-deferred examples, under R sets of example weights at once (a bootstrap resample is a set of integer weights). Metrics
-that are functions of summed statistics (means, BLEU) cost one pass over running sums for all points together; any
-other metric is recomputed on each merged output, so its curve has few points.
+A `Quality` knows both models' answers to N examples. Of an order of deferral it says the quality at every cut, under R
+sets of example weights at once. Metrics that are functions of summed statistics (means, BLEU) cost one pass over
+running sums for all points together; any other metric is recomputed on each merged output, so its curve has few points.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from cat_jax.cascade.bleu import WIDTH, bleu
 from cat_jax.cascade.pairs import Answers, Pair
+from cat_jax.cascade.running import Running
 from cat_jax.errors import UserError
 
 MetricFunction = Callable[[Sequence[str], pa.Table], float]
@@ -31,23 +31,9 @@ class Quality(Protocol):
         """The most points of a curve worth asking for; None if they cost next to nothing."""
         ...
 
-    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """f64[R, P]: the metric when the first `cuts[p]` examples of `order` are answered by the large model.
-
-        Args:
-          order: i64[N], example indices, first to defer first.
-          cuts: i64[P], ascending numbers of deferred examples, each in 0..N.
-          weights: f64[R, N], how often each example counts, in the examples' own order.
-        """
+    def merged(self, running: Running) -> np.ndarray:
+        """f64[R, P]: the metric when the examples before each cut are answered by the large model."""
         ...
-
-
-def running_sums(values: np.ndarray, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """f64[R, P]: sum of weight x value over the first `cuts[p]` examples of `order`. Shapes as in `Quality.merged`."""
-    running = np.cumsum(weights[:, order] * values[order], axis=1)
-    sums = np.zeros((len(weights), len(cuts)))
-    sums[:, cuts > 0] = running[:, cuts[cuts > 0] - 1]
-    return sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +51,18 @@ class SumQuality:
     value: Callable[[np.ndarray, np.ndarray], np.ndarray]
     max_points: int | None = None
 
-    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def merged(self, running: Running) -> np.ndarray:
         """See `Quality.merged`. No deferral and full deferral are exactly each model's own metric."""
-        none, every = weights @ self.small, weights @ self.large  # [R, D]
-        sums = np.empty((len(weights), len(cuts), self.small.shape[1]))
-        for d in range(self.small.shape[1]):
-            gained = running_sums(self.large[:, d] - self.small[:, d], order, cuts, weights)
-            sums[:, :, d] = none[:, d, None] + gained
-        # Summed directly, not small + (large - small), so that the ends carry no rounding.
-        sums[:, cuts == 0] = none[:, None]
-        sums[:, cuts == len(order)] = every[:, None]
-        return self.value(sums, weights.sum(axis=1)[:, None])
+        if running.single:
+            none, every = running.totals(self.small), running.totals(self.large)  # [1, D]
+            sums = none[:, None] + running.sums(self.large - self.small)
+            # Summed directly, not small + (large - small), so that the ends carry no rounding.
+            sums[:, running.cuts == 0] = none[:, None]
+            sums[:, running.cuts == len(running.order)] = every[:, None]
+        else:
+            none = running.totals(self.small)
+            sums = none[:, None] + running.sums(self.large - self.small)
+        return self.value(sums, running.count[:, None])
 
 
 def mean_value(sums: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -98,16 +85,16 @@ class FunctionQuality:
     function: MetricFunction
     max_points: int | None = 21
 
-    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def merged(self, running: Running) -> np.ndarray:
         """See `Quality.merged`; R x P calls of the function."""
-        count = len(order)
+        count = len(running.order)
         both = pa.concat_tables([self.small, self.large]).combine_chunks()
         rank = np.empty(count, dtype=np.int64)
-        rank[order] = np.arange(count)
-        quality = np.empty((len(weights), len(cuts)))
-        for r, repeats in enumerate(weights.astype(np.int64)):
+        rank[running.order] = np.arange(count)
+        quality = np.empty((running.weights.shape[1], len(running.cuts)))
+        for r, repeats in enumerate(running.weights.T.astype(np.int64)):
             rows = np.repeat(np.arange(count), repeats)
-            for p, cut in enumerate(cuts):
+            for p, cut in enumerate(running.cuts):
                 merged = both.take(pa.array(np.where(rank[rows] < cut, rows + count, rows)))
                 quality[r, p] = self.function(merged.column("prediction").to_pylist(), merged)
         return quality
@@ -130,16 +117,16 @@ class MacroQuality:
         """That of the dearest part."""
         return min((p.max_points for p in self.parts if p.max_points is not None), default=None)
 
-    def merged(self, order: np.ndarray, cuts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def merged(self, running: Running) -> np.ndarray:
         """See `Quality.merged`."""
-        total = np.zeros((len(weights), len(cuts)))
-        start = 0
+        total, start = 0.0, 0
         for part, size in zip(self.parts, self.sizes, strict=True):
-            inside = (order >= start) & (order < start + size)
-            deferred = np.concatenate([[0], np.cumsum(inside)])[cuts]
-            total += part.merged(order[inside] - start, deferred, weights[:, start : start + size])
+            inside = (running.order >= start) & (running.order < start + size)
+            deferred = np.concatenate([[0], np.cumsum(inside)])[running.cuts]
+            weights = running.weights[start : start + size]
+            total = total + part.merged(Running(running.order[inside] - start, deferred, weights))
             start += size
-        return total / len(self.parts)
+        return np.asarray(total) / len(self.parts)
 
 
 def score_scale(tables: Sequence[Answers]) -> float:

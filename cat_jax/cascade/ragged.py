@@ -67,8 +67,8 @@ def ragged(table: pa.Table, column: str) -> Ragged:
     lists = table.column(column)
     if lists.null_count:
         raise UserError(f"{column} is empty in {lists.null_count} of {len(lists)} rows", mend)
-    values = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
-    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    values = pc.call_function("list_flatten", [lists]).to_numpy(zero_copy_only=False)
+    lengths = pc.call_function("list_value_length", [lists]).to_numpy(zero_copy_only=False)
     values = np.asarray(values, dtype=np.float64)
     if np.isnan(values).any():
         raise UserError(f"{column} holds NaN", "evaluate this model again")

@@ -50,13 +50,12 @@ def summarize(
       curve: its deferral curve.
       rates: deferral rates at which quality is read off.
       kept: shares of the large model's quality at which saved FLOPs are read off.
-      weights: the f64[R, N] example weights of `curve`.
+      weights: the f64[N, R] example weights of `curve`.
     """
     small, large = curve.quality[:, 0], curve.quality[:, -1]
     area, random = curve.area(), (small + large) / 2
     ideal_curve = view.ideal_curve(weights)
     ideal = np.full_like(area, np.nan) if ideal_curve is None else ideal_curve.area()
-    right = view.right()
     numbers = {
         "small_quality": small,
         "large_quality": large,
@@ -66,31 +65,24 @@ def summarize(
         "gain_over_random_percent": 100 * _ratio(area - random, random),
         "auc_ideal": ideal,
         "share_of_ideal": _ratio(area - random, ideal - random),
-        "auroc": np.full_like(area, np.nan) if right is None else auroc(view.confidence, right[0], weights),
+        "auroc": auroc(curve),
         "qnc": curve.least_flops(large) / curve.large_flops,
         "small_cost": curve.flops[:, 0] / curve.large_flops,
     }
-    numbers |= zip(map(rate_name, rates), curve.at_rate(np.array(rates)).T, strict=True)
+    numbers |= {rate_name(rate): curve.at_rate(rate) for rate in rates}
     for share in kept:
         numbers[kept_name(share)] = 1 - curve.least_flops(share * large) / curve.large_flops
     return numbers
 
 
-def auroc(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def auroc(curve: Curve) -> np.ndarray:
     """f64[R]: chance that a right answer is surer than a wrong one, equal confidence counting half.
 
-    NaN where all answers are right or all wrong.
+    Confidences between two thresholds of the curve count as equal. NaN where all answers are right or all wrong.
     """
-    if weights is None:
-        weights = np.ones((1, len(confidence)))
-    order = np.argsort(confidence, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(confidence[order]) > 0]))
-    ordered = weights[:, order]
-    good = np.add.reduceat(ordered * right[order], starts, axis=1)  # [R, distinct confidences]
-    bad = np.add.reduceat(ordered * ~right[order], starts, axis=1)
-    below = np.cumsum(bad, axis=1) - bad
-    won = (good * (below + bad / 2)).sum(axis=1)
-    return _ratio(won, good.sum(axis=1) * bad.sum(axis=1))
+    right, wrong = curve.right, curve.rate - curve.right  # deferred so far
+    won = (np.diff(right, axis=1) * (wrong[:, :-1] + np.diff(wrong, axis=1) / 2)).sum(axis=1)
+    return _ratio(won, right[:, -1] * wrong[:, -1])
 
 
 def against(curve: Curve, baseline: Curve, rate: float) -> dict[str, np.ndarray]:
@@ -100,8 +92,7 @@ def against(curve: Curve, baseline: Curve, rate: float) -> dict[str, np.ndarray]
       `flops_saved`: f64[R], share of the baseline's FLOPs saved by reaching the quality that it has there; and
       `quality_gained`: f64[R], quality more than the baseline's at the FLOPs that it spends there.
     """
-    at = np.array([rate])
-    quality, flops = baseline.at_rate(at)[:, 0], baseline.flops_at_rate(at)[:, 0]
+    quality, flops = baseline.at_rate(rate), baseline.flops_at_rate(rate)
     return {
         "flops_saved": 1 - curve.least_flops(quality) / flops,
         "quality_gained": curve.at_flops(flops) - quality,

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from cat_jax.cascade.quality import running_sums
+from cat_jax.cascade.running import Running, no_weights
 from cat_jax.cascade.view import View
 from cat_jax.errors import UserError
 
@@ -76,16 +76,19 @@ def pick(view: View, target: Target) -> float | None:
 
 
 def apply(view: View, threshold: float, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """What a fixed threshold does on a view: f64[R] deferral `rate`, `quality`, and `flops` (share of the large's)."""
-    if weights is None:
-        weights = np.ones((1, len(view)))
-    order = np.argsort(view.confidence, kind="stable")
-    cut = np.array([np.count_nonzero(view.confidence < threshold)])
-    count = weights.sum(axis=1)
-    deferred = running_sums(np.ones(len(view)), order, cut, weights)[:, 0]
-    paid = weights @ view.small_flops + running_sums(view.large_flops, order, cut, weights)[:, 0]
+    """What a fixed threshold does on a view: f64[R] deferral `rate`, `quality`, and `flops` (share of the large's).
+
+    `weights` are f64[N, R]; every example counts once if absent.
+    """
+    deferred = view.confidence < threshold
+    order = np.argsort(~deferred, kind="stable")
+    cut = np.array([np.count_nonzero(deferred)])
+    running = Running(order, cut, no_weights(len(view)) if weights is None else weights)
+    totals = running.totals(
+        np.stack([deferred, view.small_flops + deferred * view.large_flops, view.large_flops], axis=1)
+    )  # [R, 3]
     return {
-        "rate": deferred / count,
-        "quality": view.quality.merged(order, cut, weights)[:, 0],
-        "flops": paid / (weights @ view.large_flops),
+        "rate": totals[:, 0] / running.count,
+        "quality": view.quality.merged(running)[:, 0],
+        "flops": totals[:, 1] / totals[:, 2],
     }

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from cat_jax.cascade.confidence import ConfidenceRule
-from cat_jax.cascade.curve import Curve, deferral_curve, ordering
+from cat_jax.cascade.curve import Curve, deferral_curve
 from cat_jax.cascade.pairs import Pair
 from cat_jax.cascade.quality import MetricFunction, Quality, pool_quality, task_quality
+from cat_jax.cascade.running import ordering
 
 RIGHT = 50.0
 """A score on 0 to 100 counts as a right answer from here on."""
@@ -37,15 +38,18 @@ class View:
         return len(self.confidence)
 
     def curve(self, weights: np.ndarray | None = None) -> Curve:
-        """The deferral curve of the small model's confidence; f64[R, N] weights."""
-        return deferral_curve(self.confidence, self.quality, self.small_flops, self.large_flops, weights)
+        """The deferral curve of the small model's confidence; f64[N, R] weights."""
+        right = self.right()
+        return self._curve(self.confidence, weights, None if right is None else right[0])
 
     def ideal_curve(self, weights: np.ndarray | None = None) -> Curve | None:
         """The best that any order can do: defers first where the large model gains most, last where it loses."""
         if self.small_scores is None or self.large_scores is None:
             return None
-        loss = self.small_scores - self.large_scores
-        return deferral_curve(loss, self.quality, self.small_flops, self.large_flops, weights)
+        return self._curve(self.small_scores - self.large_scores, weights, None)
+
+    def _curve(self, confidence: np.ndarray, weights: np.ndarray | None, right: np.ndarray | None) -> Curve:
+        return deferral_curve(confidence, self.quality, self.small_flops, self.large_flops, weights, right)
 
     def right(self) -> tuple[np.ndarray, np.ndarray] | None:
         """bool[N] of the small and of the large model: whether the answer is right."""

@@ -1,0 +1,243 @@
+"""Line charts as SVG text: no library, no script. Colours are CSS variables, so that light and dark share one file.
+
+A line is told from the others by its colour, its dashes and its markers' shape: none of the three alone is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+
+COLOURS = 7
+"""Series colours --s0 to --s6; series beyond them reuse a colour with other dashes and another marker."""
+
+_DASHES = ("", "7 3", "", "2 3", "9 3 2 3", "5 2", "1 2")
+_MARKERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One line. `style` numbers its look; None draws a thin neutral line without markers."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    style: int | None = 0
+    dashed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What a chart's axes show. Ticks are written by `x_text` and `y_text`; `x_range` and `y_range` default to the data's."""
+
+    x_label: str
+    y_label: str
+    x_text: Callable[[float], str]
+    y_text: Callable[[float], str]
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    zero_line: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Where data land on the picture: the plot's box in pixels, and the ranges that fill it."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+
+    def x(self, value: float) -> float:
+        """Pixels from the left."""
+        low, high = self.x_range
+        return self.left + (value - low) / (high - low) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        low, high = self.y_range
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """At most `most` + 1 round numbers within [low, high], 1, 2, 2.5 or 5 times a power of ten apart.
+
+    >>> ticks(0, 1, 5), ticks(33, 67, 4)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [40.0, 50.0, 60.0])
+    """
+    rough = (high - low) / max(most, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def line_chart(
+    series: Sequence[Series], axes: Axes, *, width: int, height: int, title: str, description: str, marks: int = 10
+) -> str:
+    """The chart as an `<svg>` element.
+
+    Args:
+      series: drawn in order, the last on top; neutral ones should come first.
+      axes: labels, number formats and ranges.
+      width: of the drawing, in pixels at its natural size.
+      height: likewise.
+      title: short name, for screen readers.
+      description: one or two sentences that say what is seen, for screen readers.
+      marks: markers per line; each has its value as a tooltip. 0 for none.
+    """
+    frame = _frame(series, axes, width, height)
+    parts = [_axes(frame, axes, width)]
+    parts += [_band(s, frame) for s in series if s.low is not None and s.high is not None]
+    parts += [_line(s, frame) for s in series]
+    if marks:
+        parts += [_marks(s, frame, axes, marks) for s in series if s.style is not None]
+    return svg(parts, width, height, title, description)
+
+
+def svg(parts: Sequence[str], width: int, height: int, title: str, description: str) -> str:
+    """An `<svg>` element with a title and a description for those who cannot see it."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" class="chart"><title>{escape(title)}</title><desc>{escape(description)}</desc>'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> Frame:
+    x_range = axes.x_range or _spread([s.x for s in series], 0.0)
+    y_range = axes.y_range or _spread([v for s in series for v in (s.y, s.low, s.high) if v is not None], 0.06)
+    widest = max(len(axes.y_text(t)) for t in ticks(*y_range, most=5))
+    return Frame(12 + 7 * widest, width - 14, 26, height - 40, x_range, y_range)
+
+
+def _spread(values: Sequence[Sequence[float]], margin: float) -> tuple[float, float]:
+    flat = np.concatenate([np.asarray(v, dtype=np.float64) for v in values])
+    flat = flat[np.isfinite(flat)]
+    low, high = (float(flat.min()), float(flat.max())) if len(flat) else (0.0, 1.0)
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+def _axes(frame: Frame, axes: Axes, width: int) -> str:
+    parts = []
+    for value in ticks(*frame.y_range, most=5):
+        y = frame.y(value)
+        kind = "zero" if axes.zero_line and value == 0 else "grid"
+        parts.append(f'<line class="{kind}" x1="{frame.left:.1f}" x2="{frame.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{frame.left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(axes.y_text(value))}</text>'
+        )
+    for value in ticks(*frame.x_range, most=10 if width > 560 else 5):
+        x = frame.x(value)
+        parts.append(
+            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom + 4:.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 17:.1f}" text-anchor="middle">{escape(axes.x_text(value))}</text>'
+        )
+    parts.append(
+        f'<line class="axis" x1="{frame.left:.1f}" x2="{frame.right:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom:.1f}"/>'
+    )
+    parts.append(f'<text class="label" x="2" y="13">{escape(axes.y_label)}</text>')
+    parts.append(
+        f'<text class="label" x="{frame.right:.1f}" y="{frame.bottom + 34:.1f}" text-anchor="end">{escape(axes.x_label)}</text>'
+    )
+    return "".join(parts)
+
+
+def _points(x: Sequence[float], y: Sequence[float], frame: Frame) -> str:
+    return " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _band(series: Series, frame: Frame) -> str:
+    assert series.low is not None and series.high is not None
+    back = _points(list(series.x)[::-1], list(series.low)[::-1], frame)
+    return f'<polygon class="band {colour(series.style)}" points="{_points(series.x, series.high, frame)} {back}"/>'
+
+
+def _line(series: Series, frame: Frame) -> str:
+    dash = "4 4" if series.dashed else dashes(series.style)
+    attribute = f' stroke-dasharray="{dash}"' if dash else ""
+    kind = "line" if series.style is not None else "line thin"
+    return f'<polyline class="{kind} {colour(series.style)}"{attribute} points="{_points(series.x, series.y, frame)}"/>'
+
+
+def _marks(series: Series, frame: Frame, axes: Axes, marks: int) -> str:
+    """Markers at even distances, each with a larger invisible disc that shows the value under the pointer."""
+    assert series.style is not None
+    parts = []
+    for i in sorted({round(i) for i in np.linspace(0, len(series.x) - 1, marks + 1)}):
+        value = axes.y_text(series.y[i])
+        if series.low is not None and series.high is not None:
+            value += f" [{axes.y_text(series.low[i])}, {axes.y_text(series.high[i])}]"
+        tip = f"{series.label}: {value} at {axes.x_text(series.x[i])}"
+        x, y = frame.x(series.x[i]), frame.y(series.y[i])
+        parts.append(
+            f"<g><title>{escape(tip)}</title>{marker(series.style, x, y)}"
+            f'<circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="8"/></g>'
+        )
+    return "".join(parts)
+
+
+def colour(style: int | None) -> str:
+    """The CSS class of a series' colour."""
+    return "neutral" if style is None else f"s{style % COLOURS}"
+
+
+def dashes(style: int | None) -> str:
+    """The dash pattern of a series' line; empty for a solid one."""
+    return "" if style is None else _DASHES[(style + style // COLOURS) % len(_DASHES)]
+
+
+def marker(style: int, x: float, y: float) -> str:
+    """The marker of a series: disc, square, triangle or diamond."""
+    kind, css = (style + style // COLOURS) % _MARKERS, f'class="mark {colour(style)}"'
+    if kind == 0:
+        return f'<circle {css} cx="{x:.1f}" cy="{y:.1f}" r="2.8"/>'
+    shapes = {
+        1: [(-2.6, -2.6), (2.6, -2.6), (2.6, 2.6), (-2.6, 2.6)],
+        2: [(0, -3.6), (3.4, 2.6), (-3.4, 2.6)],
+        3: [(0, -3.7), (3.7, 0), (0, 3.7), (-3.7, 0)],
+    }
+    return f'<polygon {css} points="{" ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in shapes[kind])}"/>'
+
+
+def swatch(style: int | None, x: float = 0, y: float = 8, dashed: bool = False) -> str:
+    """A piece of line with its marker, 30 pixels wide, for a legend."""
+    dash = "4 4" if dashed else dashes(style)
+    attribute = f' stroke-dasharray="{dash}"' if dash else ""
+    kind = "line" if style is not None else "line thin"
+    line = f'<line class="{kind} {colour(style)}"{attribute} x1="{x:.1f}" x2="{x + 30:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return line + ("" if style is None else marker(style, x + 15, y))
+
+
+def stacked_areas(
+    x: Sequence[float],
+    layers: Sequence[tuple[str, Sequence[float]]],
+    axes: Axes,
+    *,
+    width: int,
+    height: int,
+    title: str,
+    description: str,
+) -> str:
+    """Layers that add up to 1, one above the other, in the colours of CSS classes c0, c1, ... from the bottom."""
+    x_range = (float(x[0]), float(x[-1])) if x[-1] > x[0] else (float(x[0]) - 0.5, float(x[0]) + 0.5)
+    frame = Frame(12 + 7 * len(axes.y_text(1.0)), width - 14, 26, height - 40, x_range, (0.0, 1.0))
+    below, parts = np.zeros(len(x)), []
+    for i, (label, values) in enumerate(layers):
+        above = below + np.asarray(values)
+        outline = f"{_points(x, above.tolist(), frame)} {_points(list(x)[::-1], below[::-1].tolist(), frame)}"
+        parts.append(f'<polygon class="cell c{i}" points="{outline}"><title>{escape(label)}</title></polygon>')
+        below = above
+    return svg([*parts, _axes(frame, axes, width)], width, height, title, description)

@@ -1,0 +1,82 @@
+"""What figures and tables share: objectives' styles, titles of scopes, numbers on axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
+from cat_jax.cascade.labels import MINUS
+
+CELLS = {
+    "both_right": "both right",
+    "small_only_right": "only the small model right",
+    "large_only_right": "only the large model right",
+    "both_wrong": "both wrong",
+}
+
+
+def styles(results: dict[str, Any]) -> dict[str, int]:
+    """The look of each objective, the same in every figure: 0, neutral grey, is the baseline."""
+    baseline = results["settings"]["baseline"]
+    others = [o for o in results["objectives"] if o != baseline]
+    return {baseline: 0} | {objective: i for i, objective in enumerate(others, 1)}
+
+
+def scope_title(scope: str) -> str:
+    """A scope in words.
+
+    >>> scope_title("pooled"), scope_title("task:spell_en")
+    ('All tasks, one threshold', 'spell_en')
+    """
+    named = {POOLED: "All tasks, one threshold", EQUAL_RATES: "All tasks, same rate in each"}
+    return named.get(scope, scope.removeprefix("task:"))
+
+
+def quality_name(results: dict[str, Any], scope: str) -> str:
+    """What the quality axis of a scope shows."""
+    metrics = {t["metric"] for t in results["tasks"].values()}
+    if scope.startswith("task:"):
+        return results["tasks"][scope.removeprefix("task:")]["metric"]
+    return metrics.pop() if len(metrics) == 1 else "mean of the tasks' metrics"
+
+
+def percent(value: float) -> str:
+    """A share as a whole percentage, or with a digit where that matters.
+
+    >>> percent(0.3), percent(0.125)
+    ('30 %', '12.5 %')
+    """
+    return f"{round(value * 100, 6):g} %".replace("-", MINUS)
+
+
+def plain(value: float) -> str:
+    """A tick or tooltip of quality.
+
+    >>> plain(40.0), plain(48.2345), plain(-0.51)
+    ('40', '48.2', '−0.5')
+    """
+    return f"{value:.1f}".removesuffix(".0").replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """A tick or tooltip of a difference.
+
+    >>> signed(0.0), signed(2.25), signed(-1.0)
+    ('0', '+2.2', '−1')
+    """
+    return (
+        "0"
+        if abs(value) < 0.005
+        else f"{value:+.2f}".rstrip("0").rstrip(".").replace("-", MINUS)
+        if abs(value) < 0.1
+        else f"{value:+.1f}".removesuffix(".0").replace("-", MINUS)
+    )
+
+
+def thousands(value: float) -> str:
+    """A whole number with thin spaces between thousands.
+
+    >>> thousands(18500)
+    '18 500'
+    """
+    return f"{value:,.0f}".replace(",", "\u202f")

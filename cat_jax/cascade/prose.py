@@ -1,0 +1,112 @@
+"""Sentences made from numbers: they say what was measured, whatever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
+from cat_jax.cascade.labels import MINUS, clear, flops_text, metric
+from cat_jax.cascade.look import percent, thousands
+from cat_jax.cascade.summary import rate_name
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> count(1, "seed"), count(4, "task")
+    ('1 seed', '4 tasks')
+    """
+    return f"{thousands(number)} {one if number == 1 else many or one + 's'}"
+
+
+def lede(results: Mapping[str, Any]) -> str:
+    """What was compared, in one paragraph."""
+    models, settings = results["models"], results["settings"]
+    small = [m for m in models.values() if m["role"] == "small"]
+    large = models[results["large"]]
+    seeds = len({m["seed"] for m in small})
+    sizes = sorted({m["parameters"] for m in small})
+    costs = [m["flops"] / large["flops"] for m in small]
+    cost = percent(round(sum(costs) / len(costs), 3))
+    size = thousands(sizes[0]) if len(sizes) == 1 else f"{thousands(sizes[0])} to {thousands(sizes[-1])}"
+    return (
+        f"{count(len(results['objectives']), 'training objective')}, {count(seeds, 'seed')}, "
+        f"{count(len(results['tasks']), 'task')}, {count(results['examples'], 'example')} of the "
+        f"{settings['test_split']} split. A small model ({size} parameters) answers every query; those of low "
+        f"confidence ({settings['rules'][0]}) go to {results['large']} ({thousands(large['parameters'])} parameters). "
+        f"Asking the small model costs {cost} of the {flops_text(large['flops'])} that the large one spends on a query."
+    )
+
+
+def findings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One (statement, verdict) per objective that is compared with the baseline, in the headline scope."""
+    settings, scope = results["settings"], results["headline_scope"]
+    rate = settings["headline_rate"]
+    lines = []
+    for objective, found in results["differences"][scope].items():
+        area, fixed = found["auc_df"], found.get(rate_name(rate))
+        statement = f"{objective} minus {settings['baseline']}: AUC-DF {_points(area)}"
+        if fixed is not None:
+            statement += f"; quality at {percent(rate)} deferral {_points(fixed)}"
+        lines.append((statement + ".", verdict(area, settings["baseline"])))
+    return lines
+
+
+def _points(estimate: Mapping[str, Any]) -> str:
+    shown = metric("auc_df")
+    number = f"{shown.show(estimate['mean'], signed=True)} points"
+    return f"{number} {shown.show_interval(estimate['interval'], signed=True)}".strip()
+
+
+def verdict(estimate: Mapping[str, Any], baseline: str) -> str:
+    """What the intervals of an AUC-DF difference allow to say."""
+    found = clear(estimate)
+    if found is None:
+        return "No interval was computed."
+    side = "above" if estimate["mean"] > 0 else "below"
+    text = f"AUC-DF is {side} {baseline}'s." if found else f"AUC-DF is not clearly different from {baseline}'s."
+    if estimate["nested"] is not None:
+        low, high = estimate["nested"]
+        bounds = metric("auc_df").show_interval(estimate["nested"], signed=True)
+        kept = low > 0 or high < 0
+        if found and not kept:
+            text += f" With training seeds resampled as well the interval is {bounds}, which holds 0."
+        else:
+            text += f" With training seeds resampled as well: {bounds}."
+    return text
+
+
+def routing_sentences(results: Mapping[str, Any]) -> list[str]:
+    """How much of each lead at the headline rate remains when every task defers the same share."""
+    if EQUAL_RATES not in results["scopes"]:
+        return []
+    settings, name = results["settings"], rate_name(results["settings"]["headline_rate"])
+    shown, lines = metric(name), []
+    for objective, pooled in results["differences"][POOLED].items():
+        equal = results["differences"][EQUAL_RATES][objective]
+        if name in pooled:
+            lines.append(
+                f"{objective} minus {settings['baseline']} at {percent(settings['headline_rate'])} deferral: "
+                f"{shown.show(pooled[name]['mean'], signed=True)} points under one threshold, "
+                f"{shown.show(equal[name]['mean'], signed=True)} with the same rate in each task."
+            )
+    return lines
+
+
+def method(results: Mapping[str, Any]) -> str:
+    """How the intervals were made."""
+    settings = results["settings"]
+    if not settings["resamples"]:
+        return "No intervals were computed."
+    level = percent(settings["level"])
+    return (
+        f"Brackets and bands are {level} percentile intervals of {thousands(settings['resamples'])} bootstrap resamples "
+        "of the test examples, the same resamples for every model, the trained models held fixed; "
+        "numbers are means over seeds."
+    )
+
+
+def minus(objective: str, baseline: str) -> str:
+    """The heading of a difference."""
+    return f"{objective} {MINUS} {baseline}"

@@ -1,0 +1,157 @@
+"""The content of results.json, section by section; docs/cascade.md describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cat_jax.cascade import aggregate
+from cat_jax.cascade.bootstrap import Resamples
+from cat_jax.cascade.confidence import ConfidenceRule
+from cat_jax.cascade.inputs import EQUAL_RATES, Inputs, task_scope
+from cat_jax.cascade.measure import Reading, measure
+from cat_jax.cascade.operating import operating_points
+from cat_jax.cascade.samples import sample_rows
+from cat_jax.cascade.summary import four_cells
+from cat_jax.cascade.threshold import Target, pick
+from cat_jax.cascade.view import View
+from cat_jax.errors import UserError
+
+
+def describe(inputs: Inputs, test_split: str, splits: Sequence[str]) -> dict[str, Any]:
+    """What was compared: tasks, models, scopes."""
+    first = inputs.students[0].name
+    tasks, models = {}, {}
+    for task in inputs.tasks:
+        pair = inputs.pairs[test_split][first][task]
+        tasks[task] = {
+            "metric": pair.large.info.metric,
+            "metric_kind": pair.kind,
+            "scale": inputs.scales[task],
+            "examples": {split: len(inputs.pairs[split][first][task]) for split in splits},
+        }
+    for name, objective, seed in [
+        (inputs.large, None, None),
+        *((s.name, s.objective, s.seed) for s in inputs.students),
+    ]:
+        pairs = inputs.pairs[test_split][name if objective else first]
+        sides = [pair.small if objective else pair.large for pair in pairs.values()]
+        models[name] = {
+            "role": "small" if objective else "large",
+            "objective": objective,
+            "seed": seed,
+            "parameters": sides[0].info.parameters,
+            "step": sides[0].info.step,
+            "checkpoint": sides[0].info.checkpoint,
+            "flops": float(np.concatenate([side.numbers("flops") for side in sides]).mean()),
+            "metrics": {side.info.task: dict(side.info.metrics) for side in sides},
+        }
+    means = all(t["metric_kind"] == "mean" for t in tasks.values())
+    return {
+        "large": inputs.large,
+        "objectives": list(inputs.objectives),
+        "models": models,
+        "tasks": tasks,
+        "scopes": list(inputs.scopes),
+        "headline_scope": inputs.scopes[0],
+        "examples": sum(t["examples"][test_split] for t in tasks.values()),
+        "pooling": "mean over examples" if means else "mean over tasks",
+    }
+
+
+def measurements(
+    inputs: Inputs, split: str, rules: Sequence[ConfidenceRule], reading: Reading, draws: Resamples, level: float
+) -> dict[str, Any]:
+    """Everything that is read off curves on the test split."""
+    groups, headline = inputs.objectives, inputs.scopes[0]
+    views = inputs.views(split, rules[0])
+    check_endpoints(inputs, split, views)
+    results: dict[str, Any] = {"summary": {}, "differences": {}, "curves": {"rate": aggregate.grid()}, "cells": {}}
+    for scope in inputs.scopes:
+        measured = measure(views[scope], inputs.students, reading, draws)
+        results["summary"][scope] = aggregate.estimates(measured, groups, draws, level)
+        results["differences"][scope] = aggregate.differences(measured, groups, reading.baseline, draws, level)
+        results["curves"][scope] = aggregate.curves(measured, groups, reading.baseline, level)
+        if scope != EQUAL_RATES:
+            results["cells"][scope] = {
+                objective: _mean_cells([views[scope][s.name] for s in students])
+                for objective, students in groups.items()
+            }
+    results["routing"] = {
+        objective: _mean_dicts([views[headline][s.name].deferred_by_task(reading.headline_rate) for s in students])
+        for objective, students in groups.items()
+    }
+    results["rules"] = {str(rules[0]): results["summary"][headline]}
+    for rule in rules[1:]:
+        measured = measure(inputs.views(split, rule)[headline], inputs.students, reading, draws)
+        results["rules"][str(rule)] = aggregate.estimates(measured, groups, draws, level)
+    return results
+
+
+def _mean_cells(views: Sequence[View]) -> dict[str, float] | None:
+    cells = [four_cells(view) for view in views]
+    found = [c for c in cells if c is not None]
+    return _mean_dicts(found) if found else None
+
+
+def _mean_dicts(dicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([d[key] for d in dicts])) for key in dicts[0]}
+
+
+def operation(
+    inputs: Inputs,
+    test_split: str,
+    validation_split: str | None,
+    rule: ConfidenceRule,
+    targets: Sequence[Target],
+    draws: Resamples,
+    level: float,
+) -> dict[str, Any]:
+    """Thresholds, and sample rows at the first of them."""
+    if validation_split is None or not targets:
+        return {"thresholds": {}, "samples": None}
+    validation, test = inputs.views(validation_split, rule), inputs.views(test_split, rule)
+    thresholds = {
+        scope: operating_points(validation[scope], test[scope], inputs.objectives, targets, draws, level)
+        for scope in inputs.scopes
+        if scope != EQUAL_RATES
+    }
+    headline = inputs.scopes[0]
+    areas = {s: float(validation[headline][s.name].curve().area()[0]) for s in inputs.students}
+    best = max(areas, key=lambda s: areas[s])
+    threshold = pick(validation[headline][best.name], targets[0])
+    if threshold is None:
+        return {"thresholds": thresholds, "samples": None}
+    rows = sample_rows(
+        inputs.pairs[test_split][best.name],
+        {task: test[task_scope(task)][best.name] for task in inputs.tasks},
+        threshold,
+    )
+    samples = {"student": best.name, "objective": best.objective, "threshold": threshold, "words": targets[0].words()}
+    return {"thresholds": thresholds, "samples": {**samples, "rows": rows}}
+
+
+def check_endpoints(inputs: Inputs, split: str, views: Mapping[str, Mapping[str, View]]) -> None:
+    """Checks that no deferral and full deferral give the metrics that the two models' tables state.
+
+    Raises:
+      UserError: they do not: the kind of the metric is not what the table says.
+    """
+    for student in inputs.students:
+        for task in inputs.tasks:
+            pair, view = inputs.pairs[split][student.name][task], views[task_scope(task)][student.name]
+            if pair.kind == "function":
+                continue
+            ends = view.curve().quality[0, [0, -1]]
+            for answers, drawn in zip((pair.small, pair.large), ends, strict=True):
+                stated = answers.info.metrics.get(answers.info.metric)
+                if stated is None or not np.isfinite(stated):
+                    continue
+                # A table may score examples on 0 to 1 and state its metric on 0 to 100.
+                if min(abs(stated - drawn), abs(stated * inputs.scales[task] - drawn)) > 1e-3:
+                    raise UserError(
+                        f"{answers} states {answers.info.metric} {stated:g}, but its rows give {drawn:g}",
+                        "evaluate this model again, or give the metric the kind 'function'",
+                    )
