@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cat_jax.data import bleu, seqio_task
+from cat_jax.data.convert import plain
 from cat_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -144,21 +145,18 @@ def _measures(
 
 def _target(task: Any, example: Mapping[str, Any]) -> Any:
     text = example["targets_pretokenized"]
-    return task.postprocess_fn(
-        text.decode() if isinstance(text, bytes) else text,
-        example=example,
-        is_target=True,
-    )
+    text = text.decode() if isinstance(text, bytes) else text
+    return task.postprocess_fn(text, example=example, is_target=True)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The scalars among a metric function's results (SeqIO's texts, images and histograms are for TensorBoard)."""
-    plain = {name: getattr(value, "value", value) for name, value in values.items()}
-    return {name: float(value) for name, value in plain.items() if np.ndim(value) == 0 and _is_number(value)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number | np.bool_) or (hasattr(value, "dtype") and np.ndim(value) == 0)
+    numbers = {}
+    for name, value in values.items():
+        array = np.asarray(getattr(value, "value", value))
+        if array.ndim == 0 and (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+            numbers[name] = float(array)
+    return numbers
 
 
 def _decompose(
@@ -177,43 +175,47 @@ def _decompose(
         return found if found is not None and math.isfinite(found) else None
 
     singles = [value([i], [prediction]) for i, prediction in enumerate(predictions)]
-    trials = _trials(predictions)
+    trials = _trials(predictions, [str(plain(example["targets_pretokenized"])) for example in examples])
+    known = [(trial, found) for trial in trials if (found := value(*trial)) is not None]
     if _same(metrics[headline], _mean(singles)) and all(
-        _same(value(indices, texts), _mean([value([i], [t]) for i, t in zip(indices, texts, strict=True)]))
-        for indices, texts in trials
+        _same(found, _mean([value([i], [t]) for i, t in zip(indices, texts, strict=True)]))
+        for (indices, texts), found in known
     ):
         return Scored(metrics, headline, "mean", singles)
     if "bleu" in headline.lower():
         targets = [_target(task, example) for example in examples]
 
-        def outputs(indices: Sequence[int], texts: Sequence[str]) -> list[str]:
+        def rows(indices: Sequence[int], texts: Sequence[str], settings: bleu.BleuSettings) -> Any:
             pairs = zip(indices, texts, strict=True)
-            return [task.postprocess_fn(t, example=examples[i], is_target=False) for i, t in pairs]
+            outputs = [task.postprocess_fn(t, example=examples[i], is_target=False) for i, t in pairs]
+            return bleu.statistics(outputs, [targets[i] for i in indices], settings)
 
         for settings in bleu.SETTINGS:
-            statistics = bleu.statistics(outputs(range(len(examples)), predictions), targets, settings)
-            if statistics is None or not _same(metrics[headline], bleu.corpus(statistics)):
-                continue
-            rows = [bleu.statistics(outputs(i, t), [targets[k] for k in i], settings) for i, t in trials]
-            if all(r and _same(value(i, t), bleu.corpus(r)) for r, (i, t) in zip(rows, trials, strict=True)):
+            statistics = rows(range(len(examples)), predictions, settings)
+            if (
+                statistics
+                and _same(metrics[headline], bleu.corpus(statistics))
+                and all(_same(found, bleu.corpus(rows(*trial, settings))) for trial, found in known)
+            ):
                 return Scored(metrics, headline, "bleu", singles, statistics)
     return Scored(metrics, headline, "function", singles)
 
 
-def _trials(predictions: Sequence[str]) -> list[tuple[list[int], list[str]]]:
-    """Subsets of the examples with the answers of others: a rule that holds for these is no coincidence.
+def _trials(predictions: Sequence[str], targets: Sequence[str]) -> list[tuple[list[int], list[str]]]:
+    """Subsets of the examples where some answers are others' answers, right ones, or empty.
 
-    F1 on a table without mistakes equals the mean of single scores, and is no mean.
+    A rule that holds for these too is no coincidence: F1 on a table without mistakes equals the mean of the single
+    scores, and is no mean.
     """
-    count = len(predictions)
-    if count < 2:
-        return []
-    draw = np.random.default_rng(0)
+    count, draw = len(predictions), np.random.default_rng(0)
     trials = []
     for wrong in (0.0, 0.5, 0.5, 1.0):
-        indices = np.sort(draw.permutation(count)[:48])
-        others = np.where(draw.random(len(indices)) < wrong, draw.integers(count, size=len(indices)), indices)
-        trials.append((indices.tolist(), [predictions[i] for i in others]))
+        indices = np.sort(draw.permutation(count)[:48]).tolist()
+        texts = [predictions[i] for i in indices]
+        for place, i in enumerate(indices):
+            if draw.random() < wrong:
+                texts[place] = (predictions[int(draw.integers(count))], targets[i], "")[int(draw.integers(3))]
+        trials.append((indices, texts))
     return trials
 
 

@@ -39,13 +39,14 @@ def import_seqio() -> Any:
         with _without_start_messages():
             import seqio
             import tensorflow as tf
+
+            for kind in ("GPU", "TPU"):
+                try:
+                    tf.config.set_visible_devices([], kind)
+                except (RuntimeError, ValueError):  # TensorFlow runs already: whoever started it has chosen
+                    logger.debug("TensorFlow was started before its %s devices could be hidden", kind)
     except ImportError as e:
         raise UserError(f"cannot import SeqIO ({e})", "pip install 'cat-jax[data]'") from e
-    for kind in ("GPU", "TPU"):
-        try:
-            tf.config.set_visible_devices([], kind)
-        except (RuntimeError, ValueError):  # TensorFlow runs already: whoever started it has chosen
-            logger.debug("TensorFlow was started before its %s devices could be hidden", kind)
     logging.getLogger("absl").setLevel(logging.ERROR)  # SeqIO tells every pipeline step at WARNING and INFO
     return seqio
 
@@ -68,7 +69,7 @@ def _without_start_messages() -> Iterator[None]:
             os.write(2, b"".join(line for line in lines if not _GREETING.match(line)))
 
 
-_GREETING = re.compile(rb"I\d{4} |\d{4}-\d\d-\d\d \S+ I |WARNING: All log messages before absl::InitializeLog")
+_GREETING = re.compile(rb"[IWE]\d{4} |\d{4}-\d\d-\d\d \S+ [IWE] |WARNING: All log messages before absl::InitializeLog")
 
 
 def module_names(modules: str | Sequence[str] | None) -> tuple[str, ...]:

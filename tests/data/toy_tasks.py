@@ -1,8 +1,8 @@
 """SeqIO tasks for the tests of prepare: small, odd, and wrong ones."""
 
 import functools
-import os
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -71,7 +71,12 @@ add("toy_doubled", lambda dataset: dataset.flat_map(lambda e: tf.data.Dataset.fr
 add("toy_named", each(lambda e: {**e, "example_id": tf.strings.join(["row/", tf.strings.as_string(e["label"])])}))
 add(
     "toy_ids",
-    each(lambda e: {**e, "example_id": tf.strings.join(["id ", tf.strings.as_string(2 * e["weight"])])}),
+    each(
+        lambda e: {
+            **e,
+            "example_id": tf.strings.join(["id ", tf.strings.as_string(tf.cast(2 * e["weight"], tf.int32))]),
+        }
+    ),
 )
 add("toy_textless", each(lambda e: {k: v for k, v in e.items() if k != "targets_pretokenized"}))
 add("toy_lm", each(lambda e: {"targets": e["targets"]}), output_features={"targets": FEATURES["targets"]})
@@ -87,7 +92,21 @@ def broken(split, shuffle_files, seed=None):
 
 
 add("toy_broken", source=broken)
-add("toy_late", each(lambda e: {**e, "label": tf.debugging.assert_less(e["label"], 2) or e["label"]}))
+
+
+def small_label(example):
+    with tf.control_dependencies([tf.debugging.assert_less(example["label"], 2, "label too large")]):
+        return {**example, "label": tf.identity(example["label"])}
+
+
+add("toy_late", each(small_label))
+PAIRS = seqio.Feature(seqio.PassThroughVocabulary(900), add_eos=False, rank=2)
+add(
+    "toy_pairs",
+    each(lambda e: {**e, "targets": tf.zeros([3, 2], tf.int32)}),
+    output_features={"inputs": FEATURES["inputs"], "targets": PAIRS},
+    last=(),
+)
 OTHER = {"inputs": seqio.Feature(seqio.ByteVocabulary(extra_ids=5)), "targets": seqio.Feature(VOCABULARY)}
 add("toy_other_vocabulary", output_features=OTHER)
 
@@ -99,7 +118,28 @@ def capped(task, cap=100):
 add("toy_small", source=functools.partial(rows, sizes={"train": 20}), sizes={"train": 20})
 seqio.MixtureRegistry.add("toy_inner", ["toy_random"], default_rate=1.0)
 seqio.MixtureRegistry.add("toy_mixture", [("toy", capped), ("toy_small", capped), ("toy_inner", 50)])
+BIG = {"train": 10_500}
+add("toy_big", source=functools.partial(rows, sizes=BIG), sizes=BIG)
 
-if os.environ.get("TOY_SIZE"):
-    BIG = {"train": int(os.environ["TOY_SIZE"])}
-    add("toy_big", source=functools.partial(rows, sizes=BIG), sizes=BIG)
+
+def f1(targets, predictions):
+    """F1 of answers that begin with "1": no mean over examples."""
+    truth = [any(a.startswith("1") for a in t) for t in targets]
+    said = [p.startswith("1") for p in predictions]
+    both = sum(t and s for t, s in zip(truth, said, strict=True))
+    return {"f1": 200.0 * both / (sum(truth) + sum(said)) if both else 0.0, "said": seqio.metrics.Text("no number")}
+
+
+def mean_score(targets, scores):
+    return {"mean_score": seqio.metrics.Scalar(sum(np.sum(s) for s in scores) / len(targets))}
+
+
+def with_aux(targets, predictions, aux_values):
+    raise AssertionError("never called")
+
+
+add("toy_metrics", metric_fns=[any_of, f1, mean_score, with_aux])
+add("toy_objects", metric_fns=[], metric_objs=[seqio.metrics.PassthroughLegacyMetric.from_metric_fn(any_of, accepted)])
+add("toy_twice", metric_fns=[any_of, lambda targets, predictions: any_of(targets, predictions)])
+add("toy_unscored", metric_fns=[])
+add("toy_failing", metric_fns=[lambda targets, predictions: {"x": 1 / 0}])
