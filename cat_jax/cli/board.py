@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
+from cat_jax.cli.child import PROMPT
 from cat_jax.progress import duration
 
 _TAIL = 4096
@@ -24,7 +25,7 @@ def last_lines(log: pathlib.Path, count: int = 1) -> list[str]:
     except OSError:
         return []
     lines = [line.split("\r")[-1].replace("\033[K", "").strip() for line in text.splitlines()]
-    return [line for line in lines if line][-count:]
+    return [line for line in lines if line and not line.startswith(PROMPT)][-count:]
 
 
 class Board:

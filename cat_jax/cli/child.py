@@ -6,10 +6,14 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+
+PROMPT = "$ "
+"""How a log begins: with the command line, to be repeated as it stands."""
 
 _PARENT = "CAT_JAX_PARENT"
 _PR_SET_PDEATHSIG = 1
@@ -55,7 +59,7 @@ def start(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream, _on_cores(cores):
-        stream.write(f"$ cat-jax {subprocess.list2cmdline(arguments)}\n".encode())
+        stream.write(f"{PROMPT}cat-jax {shlex.join(arguments)}\n".encode())
         stream.flush()
         # A session of its own: Ctrl-C in the terminal reaches the parent only, which passes SIGTERM on.
         return subprocess.Popen(

@@ -161,7 +161,7 @@ class Command:
     root: str
     arguments: dict[str, Any]
     configuration: str
-    """What the command uses, as gin: read again it gives the same arguments."""
+    """What the command uses, as gin, and how its stores are prepared: read again it gives the same arguments."""
     operative: str
     """What the arguments were built from, defaults included."""
 
@@ -194,7 +194,8 @@ def configure(bindings: Bindings, root: str) -> Command:
     signature = names.signature(root)
     assert signature is not None
     defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
-    return Command(root, {**defaults, **given}, text, gin.operative_config_str())
+    saved = {item.key: item for item in (*bindings.reachable(["prepare"]).used, *reach.used)}
+    return Command(root, {**defaults, **given}, text_of(saved.values(), bindings.imports), gin.operative_config_str())
 
 
 def check(bindings: Bindings, root: str) -> Reach:

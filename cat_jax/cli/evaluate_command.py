@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cat_jax.cli.command import MULTIPROCESS, Manual, parse_gin_flags
 from cat_jax.cli.outputs import check_writable, save_configuration
@@ -54,13 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if devices.is_first():
         save_configuration(arguments["output_dir"], command)
         for model, splits in results.items():
-            for line in _lines(splits):
-                logger.info("%s %s", model, line)
+            for split, found in splits.items():
+                averages = ", ".join(f"{name} {value:.4g}" for name, value in found["average"]["metrics"].items())
+                logger.info("%s on %s: %s", model, split, averages)
     return 0
-
-
-def _lines(value: Any, path: str = "") -> list[str]:
-    """Nested metrics, a line for each number."""
-    if not isinstance(value, Mapping):
-        return [f"{path}: {value:.4g}" if isinstance(value, int | float) else f"{path}: {value}"]
-    return [line for key, item in value.items() for line in _lines(item, f"{path}/{key}".lstrip("/"))]
