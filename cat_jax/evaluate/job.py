@@ -123,6 +123,8 @@ def answer(
       UserError: the disk is full or read-only.
     """
     first = jax.process_index() == 0
+    if first:
+        sweep(job.path)
     parts = Parts(job.parts_dir, {**job.identity(), "rows": rows}) if first else None
     done = np.zeros(len(job.store), bool)
     if parts is not None:
@@ -144,6 +146,14 @@ def answer(
     if progress is not None:
         progress.close()
     return parts.all() if parts is not None else None
+
+
+def sweep(path: pathlib.Path) -> None:
+    """Deletes the half-written temporaries that killed writers of `path` left beside it."""
+    if path.parent.exists():
+        for left in path.parent.iterdir():
+            if left.name.startswith(f".{path.name}."):
+                left.unlink(missing_ok=True)
 
 
 def agree(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cat_jax.data.layout import safe_name
-from cat_jax.evaluate.job import Job
+from cat_jax.evaluate.job import Job, sweep
 from cat_jax.files import write_json
 from cat_jax.table import read_table
 
@@ -43,7 +43,9 @@ def write_metrics(output_dir: str | os.PathLike, mixture_or_task: str, jobs: Seq
     for model, splits in found.items():
         for split, content in splits.items():
             content["average"] = _average(content["tasks"])
-            write_json(metrics_path(output_dir, model, mixture_or_task, split), content)
+            path = metrics_path(output_dir, model, mixture_or_task, split)
+            sweep(path)
+            write_json(path, content)
     return found
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -36,7 +37,7 @@ CONFIG = T5Config(
 
 
 def write_examples(root, count=37, task="letters", split="test", seed=0, options=False):
-    """A store of `count` examples with inputs of 1 to 40 tokens and, if `options`, two to four of them."""
+    """A store of `count` examples with inputs of 2 to 40 tokens; with `options`, two to four of them, at most 30."""
     recipe = Recipe(task, split, {"inputs": FEATURE, "targets": FEATURE}, LENGTHS, num_shards=2, keep_raw=True)
     rng = np.random.default_rng(seed)
     letters = Letters()
@@ -46,7 +47,7 @@ def write_examples(root, count=37, task="letters", split="test", seed=0, options
 
     def examples():
         for k in range(count):
-            asked, choices = word(40), [word(6) for _ in range(rng.integers(2, 5))]
+            asked, choices = word(30 if options else 40), [word(6) for _ in range(rng.integers(2, 5))]
             raw = {"inputs_pretokenized": asked, "targets_pretokenized": choices[0]}
             tokens = (np.array([*letters.encode(x), 1], np.int32) for x in (asked, choices[0]))
             yield Example(f"id{k}", *tokens, {**raw, "options": choices} if options else raw)
@@ -78,7 +79,7 @@ def save_model(model_dir, seed=0, config=CONFIG, vocabulary="letters", step=3):
     _, params = model(config, seed)
     write_model_file(model_dir, config, {"inputs": vocabulary, "targets": vocabulary})
     with CheckpointManager(model_dir) as manager:
-        manager.save(step, flatten_names(params), {}, None)
+        manager.save(step, flatten_names(params), {"step": jnp.int32(step)}, None)
     return model_dir
 
 

@@ -176,7 +176,7 @@ def test_a_step_by_number_or_by_path_is_the_same(world, tables, tmp_path):
         ({"option_normalization": "max"}, "'max'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"mixture_or_task": "bath"}, "'bath'"),
-        ({"splits": ["train"]}, "no split 'train'"),
+        ({"splits": ["train"]}, "of 'both' has a split 'train'"),
         ({"mode": "score", "mixture_or_task": "letters"}, "lists no options"),
     ],
 )
