@@ -79,7 +79,7 @@ class SparseDistribution:
 
     token_ids: Array  # i32[B, T, K]
     probabilities: Array  # f32[B, T, K]
-    tail_mass: Array  # f32[B, T]: 1 - sum of probabilities; 0 where tail draws stand for the tail
+    tail_mass: Array | None  # f32[B, T]: what the probabilities lack to 1; None, or 0, where draws stand for the tail
     temperature: float = dataclasses.field(default=1.0, metadata={"static": True})
 
 

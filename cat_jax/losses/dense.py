@@ -7,6 +7,7 @@ gradient over [N, D] than over [B, T, D].
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +16,8 @@ from cat_jax.errors import UserError
 from cat_jax.losses import formulas
 from cat_jax.types import Array, Head, ModelOutput, SparseDistribution, TeacherSignal
 
-
-@dataclasses.dataclass(frozen=True)
-class Terms:
-    """The coefficients of the terms of one token's loss, before alpha.
-
-    w CE + (1 - w) T^2 KD + z_loss log_z^2
-    """
-
-    w: float
-    temperature: float
-    label_smoothing: float
-    z_loss: float
+if TYPE_CHECKING:
+    from cat_jax.losses.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +31,14 @@ class TokenLosses:
 
 
 def dense_losses(
-    terms: Terms, student: ModelOutput, targets: Array, counted: Array, signal: TeacherSignal | None
+    objective: Objective, student: ModelOutput, targets: Array, counted: Array, signal: TeacherSignal | None
 ) -> TokenLosses:
-    """Every term of every token. Where `counted` is false the values are finite and mean nothing.
+    """The loss of every token before alpha:  w CE + (1 - w) T^2 KD + z_loss log_z^2.
+
+    Where `counted` is false the values are finite and mean nothing.
 
     Args:
-      terms: the coefficients.
+      objective: read for the coefficients of the terms; alpha is the caller's.
       student: hidden states [B, T, D] and the head.
       targets: i32[N].
       counted: bool[N].
@@ -62,20 +55,20 @@ def dense_losses(
     vocab_size = student.head.vocab_size
     cross_entropy = formulas.cross_entropy(logits, targets, log_z=log_z)
     loss = jnp.zeros_like(log_z)
-    if terms.w > 0:
+    if objective.w > 0:
         smoothed = cross_entropy
-        if terms.label_smoothing > 0:
+        if objective.label_smoothing > 0:
             smoothed = formulas.cross_entropy(
-                logits, targets, terms.label_smoothing, log_z=log_z, vocab_size=vocab_size
+                logits, targets, objective.label_smoothing, log_z=log_z, vocab_size=vocab_size
             )
-        loss += terms.w * smoothed
+        loss += objective.w * smoothed
     distillation = None
-    if terms.w < 1:
-        distillation = _distillation(terms.temperature, logits, log_z, student.head, counted, signal)
-        loss += (1 - terms.w) * terms.temperature**2 * distillation
+    if objective.w < 1:
+        distillation = _distillation(objective.temperature, logits, log_z, student.head, counted, signal)
+        loss += (1 - objective.w) * objective.temperature**2 * distillation
         distillation = jax.lax.stop_gradient(distillation)
-    if terms.z_loss > 0:
-        loss += terms.z_loss * formulas.z_loss(logits, log_z=log_z)
+    if objective.z_loss > 0:
+        loss += objective.z_loss * formulas.z_loss(logits, log_z=log_z)
     return TokenLosses(
         loss=loss,
         cross_entropy=jax.lax.stop_gradient(cross_entropy),
@@ -96,7 +89,7 @@ def _distillation(
             teacher,
             token_ids=_blank(teacher.token_ids, counted),
             probabilities=_blank(teacher.probabilities, counted),
-            tail_mass=jnp.where(counted, teacher.tail_mass.reshape(-1), 0),
+            tail_mass=None if teacher.tail_mass is None else jnp.where(counted, teacher.tail_mass.reshape(-1), 0),
         )
         return formulas.sparse_distillation(logits, blanked, log_z=log_z)
     if isinstance(teacher, ModelOutput):

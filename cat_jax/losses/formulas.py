@@ -112,7 +112,8 @@ def distillation(
     log_z = log_normalizer(logits) if log_z is None else log_z
     width = min(logits.shape[-1], teacher_logits.shape[-1])
     probabilities = jax.lax.stop_gradient(jax.nn.softmax(teacher_logits[..., :width], axis=-1))
-    return log_z - _expected_logit(probabilities, logits[..., :width])
+    # A column of probability 0 counts as 0 though its logit be -inf.
+    return log_z - jnp.sum(jnp.where(probabilities > 0, probabilities * logits[..., :width], 0), axis=-1)
 
 
 def sparse_distillation(logits: Array, teacher: SparseDistribution, *, log_z: Array | None = None) -> Array:
@@ -120,47 +121,36 @@ def sparse_distillation(logits: Array, teacher: SparseDistribution, *, log_z: Ar
 
     It is  - sum_k q_k log p_S(id_k) - tail_mass log(1 - sum over the distinct ids of p_S(id)).
     The second term is one ghost bucket for everything that the entries leave out; it is absent where the tail mass
-    is 0, or where no column is left. Weights of one id add. No gradient to the teacher.
+    is 0, or where no column is left. Weights of one id add. No gradient to the teacher. `log_z` is that of the logits
+    divided by the temperature.
 
     >>> student = jnp.log(jnp.array([1.0, 2.0, 2.0, 3.0]))
     >>> teacher = SparseDistribution(jnp.array([1, 3, 3]), jnp.array([0.5, 0.2, 0.2]), jnp.array(0.1))
     >>> round(float(sparse_distillation(student, teacher)), 4)  # -(.5 log 2/8 + .4 log 3/8 + .1 log 3/8)
     1.1836
     """
-    logits = widen(logits) / teacher.temperature
+    logits, teacher = widen(logits) / teacher.temperature, jax.lax.stop_gradient(teacher)
     log_z = log_normalizer(logits) if log_z is None else log_z
-    weights_V, tail_mass = jax.lax.stop_gradient((_scatter(teacher, logits), teacher.tail_mass))
-    listed = jnp.sum(weights_V, axis=-1) * log_z - _expected_logit(weights_V, logits)
-    ghost = jax.lax.cond(jnp.any(tail_mass > 0), _ghost_bucket, _no_bucket, logits, weights_V, tail_mass, log_z)
-    return listed + ghost
+    used = teacher.probabilities > 0
+    log_p = jnp.take_along_axis(logits, jnp.where(used, teacher.token_ids, 0), axis=-1) - log_z[..., None]
+    listed = -jnp.sum(jnp.where(used, teacher.probabilities * log_p, 0), axis=-1)
+    if teacher.tail_mass is None:
+        return listed
+    return listed + _ghost_bucket(logits, teacher, teacher.tail_mass, log_z)
 
 
-def _expected_logit(weights_V: Array, logits: Array) -> Array:
-    """Sum of weight x logit; a column of weight 0 counts as 0 though its logit be -inf."""
-    return jnp.sum(jnp.where(weights_V > 0, weights_V * logits, 0), axis=-1)
-
-
-def _scatter(teacher: SparseDistribution, logits: Array) -> Array:
-    """The entries' weights on the whole vocabulary [..., V]: those of one id add, ids beyond the last are dropped."""
-    leading = teacher.token_ids.shape[:-1]
-    rows = tuple(i[..., None] for i in jnp.indices(leading, sparse=True))
-    zeros = jnp.zeros((*leading, logits.shape[-1]), logits.dtype)
-    return zeros.at[(*rows, teacher.token_ids)].add(teacher.probabilities.astype(logits.dtype), mode="drop")
-
-
-def _ghost_bucket(logits: Array, weights_V: Array, tail_mass: Array, log_z: Array) -> Array:
-    """- tail_mass log(probability of the columns without weight).
+def _ghost_bucket(logits: Array, teacher: SparseDistribution, tail_mass: Array, log_z: Array) -> Array:
+    """- tail_mass log(probability of the columns that no entry names).
 
     The remainder is a log-sum-exp of its own, not log(1 - sum): that one loses all digits, then turns NaN, as a
-    confident student leaves nothing.
+    confident student leaves nothing. It costs a pass over the vocabulary.
     """
-    outside = (weights_V == 0) & (logits > -jnp.inf)
-    alive = (tail_mass > 0) & jnp.any(outside, axis=-1)
+    vocabulary = logits.shape[-1]
+    named = jnp.where(teacher.probabilities > 0, teacher.token_ids, vocabulary)
+    # One scatter a row, not one over all rows: the partitioner would gather the indices of the latter.
+    strike_out = jnp.vectorize(lambda row, ids: row.at[ids].set(-jnp.inf, mode="drop"), signature="(v),(k)->(v)")
+    rest = strike_out(logits, named)
+    alive = (tail_mass > 0) & (jnp.max(rest, axis=-1) > -jnp.inf)
     # Rows without a bucket keep all their columns: an empty log-sum-exp would have a NaN gradient.
-    log_rest = log_normalizer(jnp.where(outside | ~alive[..., None], logits, -jnp.inf))
+    log_rest = log_normalizer(jnp.where(alive[..., None], rest, logits))
     return jnp.where(alive, tail_mass * (log_z - log_rest), 0)
-
-
-def _no_bucket(logits: Array, weights_V: Array, tail_mass: Array, log_z: Array) -> Array:
-    del weights_V, tail_mass, log_z
-    return jnp.zeros(logits.shape[:-1], logits.dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cat_jax.errors import UserError
 from cat_jax.losses import metrics
-from cat_jax.losses.dense import Terms, dense_losses
+from cat_jax.losses.dense import dense_losses
 from cat_jax.losses.formulas import widen
 from cat_jax.losses.keep import KeepRule
 from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
@@ -110,15 +110,14 @@ class Objective:
         if self.needs_teacher and signal is None:
             raise UserError(
                 f"the objective {self.name} needs a teacher and there is none",
-                "set a live or a stored teacher, or train with w = 1 and keep = 'all'",
+                "configure StoredTeacher or LiveTeacher, or set Objective.w = 1 and Objective.keep = 'all'",
             )
         if self.needs_uniform and uniform is None:
             raise ValueError("a random keep rule needs `uniform` numbers, drawn for the global batch")
         weights = jax.lax.stop_gradient(widen(batch.decoder_loss_weights)).reshape(-1)
         counted = weights > 0
         weights = jnp.where(counted, weights, 0)
-        terms = Terms(self.w, self.temperature, self.label_smoothing, self.z_loss)
-        tokens = dense_losses(terms, student, batch.decoder_target_tokens.reshape(-1), counted, signal)
+        tokens = dense_losses(self, student, batch.decoder_target_tokens.reshape(-1), counted, signal)
         teacher_right = None if signal is None else signal.top1_correct.astype(bool).reshape(-1)
         uniform = None if uniform is None else uniform.reshape(-1)
         kept = self.keep_rule(tokens.student_right, teacher_right, uniform)
