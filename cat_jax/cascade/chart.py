@@ -34,7 +34,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """What a chart's axes show. Ticks are written by `x_text` and `y_text`; `x_range` and `y_range` default to the data's."""
+    """What a chart's axes show. `x_text` and `y_text` write ticks and tooltips; ranges default to those of the data."""
 
     x_label: str
     y_label: str
@@ -43,6 +43,7 @@ class Axes:
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     zero_line: bool = False
+    point: tuple[float, float, str] | None = None  # one place of its own: x, y and its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,11 @@ def line_chart(
       marks: markers per line; each has its value as a tooltip. 0 for none.
     """
     frame = _frame(series, axes, width, height)
-    parts = [_axes(frame, axes, width)]
-    parts += [_band(s, frame) for s in series if s.low is not None and s.high is not None]
+    parts = [_axes(frame, axes, width), _point(frame, axes)]
+    parts += [_band(s, frame) for s in series]
     parts += [_line(s, frame) for s in series]
     if marks:
-        parts += [_marks(s, frame, axes, marks) for s in series if s.style is not None]
+        parts += [_marks(s, frame, axes, marks) for s in series]
     return svg(parts, width, height, title, description)
 
 
@@ -116,7 +117,7 @@ def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> Fra
     x_range = axes.x_range or _spread([s.x for s in series], 0.0)
     y_range = axes.y_range or _spread([v for s in series for v in (s.y, s.low, s.high) if v is not None], 0.06)
     widest = max(len(axes.y_text(t)) for t in ticks(*y_range, most=5))
-    return Frame(12 + 7 * widest, width - 14, 26, height - 40, x_range, y_range)
+    return Frame(12 + 7 * widest, width - 20, 26, height - 40, x_range, y_range)
 
 
 def _spread(values: Sequence[Sequence[float]], margin: float) -> tuple[float, float]:
@@ -132,27 +133,32 @@ def _axes(frame: Frame, axes: Axes, width: int) -> str:
     parts = []
     for value in ticks(*frame.y_range, most=5):
         y = frame.y(value)
-        kind = "zero" if axes.zero_line and value == 0 else "grid"
-        parts.append(f'<line class="{kind}" x1="{frame.left:.1f}" x2="{frame.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{frame.left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(axes.y_text(value))}</text>'
-        )
+        parts.append(_rule("zero" if axes.zero_line and value == 0 else "grid", frame.left, frame.right, y, y))
+        parts.append(_words("tick", frame.left - 6, y + 4, axes.y_text(value), "end"))
     for value in ticks(*frame.x_range, most=10 if width > 560 else 5):
         x = frame.x(value)
-        parts.append(
-            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom + 4:.1f}"/>'
-        )
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 17:.1f}" text-anchor="middle">{escape(axes.x_text(value))}</text>'
-        )
-    parts.append(
-        f'<line class="axis" x1="{frame.left:.1f}" x2="{frame.right:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom:.1f}"/>'
-    )
-    parts.append(f'<text class="label" x="2" y="13">{escape(axes.y_label)}</text>')
-    parts.append(
-        f'<text class="label" x="{frame.right:.1f}" y="{frame.bottom + 34:.1f}" text-anchor="end">{escape(axes.x_label)}</text>'
-    )
+        parts.append(_rule("axis", x, x, frame.bottom, frame.bottom + 4))
+        parts.append(_words("tick", x, frame.bottom + 17, axes.x_text(value), "middle"))
+    parts.append(_rule("axis", frame.left, frame.right, frame.bottom, frame.bottom))
+    parts.append(_words("label", 2, 13, axes.y_label))
+    parts.append(_words("label", frame.right, frame.bottom + 34, axes.x_label, "end"))
     return "".join(parts)
+
+
+def _rule(css: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{css}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def _words(css: str, x: float, y: float, words: str, anchor: str = "start") -> str:
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _point(frame: Frame, axes: Axes) -> str:
+    if axes.point is None:
+        return ""
+    x, y, label = frame.x(axes.point[0]), frame.y(axes.point[1]), axes.point[2]
+    ring = f'<circle class="hollow neutral" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+    return ring + _words("name", x - 8, y - 10, label, "end")
 
 
 def _points(x: Sequence[float], y: Sequence[float], frame: Frame) -> str:
@@ -160,7 +166,8 @@ def _points(x: Sequence[float], y: Sequence[float], frame: Frame) -> str:
 
 
 def _band(series: Series, frame: Frame) -> str:
-    assert series.low is not None and series.high is not None
+    if series.low is None or series.high is None:
+        return ""
     back = _points(list(series.x)[::-1], list(series.low)[::-1], frame)
     return f'<polygon class="band {colour(series.style)}" points="{_points(series.x, series.high, frame)} {back}"/>'
 
@@ -174,7 +181,8 @@ def _line(series: Series, frame: Frame) -> str:
 
 def _marks(series: Series, frame: Frame, axes: Axes, marks: int) -> str:
     """Markers at even distances, each with a larger invisible disc that shows the value under the pointer."""
-    assert series.style is not None
+    if series.style is None:
+        return ""
     parts = []
     for i in sorted({round(i) for i in np.linspace(0, len(series.x) - 1, marks + 1)}):
         value = axes.y_text(series.y[i])
@@ -233,7 +241,7 @@ def stacked_areas(
 ) -> str:
     """Layers that add up to 1, one above the other, in the colours of CSS classes c0, c1, ... from the bottom."""
     x_range = (float(x[0]), float(x[-1])) if x[-1] > x[0] else (float(x[0]) - 0.5, float(x[0]) + 0.5)
-    frame = Frame(12 + 7 * len(axes.y_text(1.0)), width - 14, 26, height - 40, x_range, (0.0, 1.0))
+    frame = Frame(12 + 7 * len(axes.y_text(1.0)), width - 20, 26, height - 40, x_range, (0.0, 1.0))
     below, parts = np.zeros(len(x)), []
     for i, (label, values) in enumerate(layers):
         above = below + np.asarray(values)

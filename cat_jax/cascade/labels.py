@@ -37,12 +37,15 @@ class Metric:
         return text.replace("-", MINUS)
 
     def show_interval(self, bounds: Sequence[float] | None, signed: bool = False) -> str:
-        """`[low, high]`, or nothing if there is no interval.
+        """`[low, high]`, with a percent sign behind it if need be; nothing if there is no interval.
 
-        >>> Metric("x").show_interval([1.94, 2.55])
-        '[1.9, 2.6]'
+        >>> Metric("x").show_interval([1.94, 2.56]), Metric("x", "share").show_interval([0.1, 0.2])
+        ('[1.9, 2.6]', '[10.0, 20.0] %')
         """
-        return "" if bounds is None else f"[{', '.join(self.show(b, signed) for b in bounds)}]"
+        if bounds is None:
+            return ""
+        text = f"[{', '.join(self.show(b, signed) for b in bounds)}]"
+        return f"{text.replace(' %', '')} %" if self.unit == "share" else text
 
     def show_estimate(self, estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
         """The mean and its interval."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
 from cat_jax.cascade.labels import MINUS
+
+T = TypeVar("T")
 
 CELLS = {
     "both_right": "both right",
@@ -20,6 +23,16 @@ def styles(results: dict[str, Any]) -> dict[str, int]:
     baseline = results["settings"]["baseline"]
     others = [o for o in results["objectives"] if o != baseline]
     return {baseline: 0} | {objective: i for i, objective in enumerate(others, 1)}
+
+
+def by_objective(results: Mapping[str, Any], found: Mapping[str, T]) -> dict[str, T]:
+    """`found[objective]` in the experiment's order: results.json is sorted by name."""
+    return {objective: found[objective] for objective in results["objectives"] if objective in found}
+
+
+def tasks(results: Mapping[str, Any]) -> list[str]:
+    """The tasks in the experiment's order."""
+    return [scope.removeprefix("task:") for scope in results["scopes"] if scope.startswith("task:")]
 
 
 def scope_title(scope: str) -> str:
@@ -64,19 +77,16 @@ def signed(value: float) -> str:
     >>> signed(0.0), signed(2.25), signed(-1.0)
     ('0', '+2.2', '−1')
     """
-    return (
-        "0"
-        if abs(value) < 0.005
-        else f"{value:+.2f}".rstrip("0").rstrip(".").replace("-", MINUS)
-        if abs(value) < 0.1
-        else f"{value:+.1f}".removesuffix(".0").replace("-", MINUS)
-    )
+    if abs(value) < 0.005:
+        return "0"
+    text = f"{value:+.1f}" if abs(value) >= 0.1 else f"{value:+.2f}".rstrip("0")
+    return text.removesuffix(".0").replace("-", MINUS)
 
 
 def thousands(value: float) -> str:
-    """A whole number with thin spaces between thousands.
+    r"""A whole number with narrow spaces, that do not break, between thousands.
 
-    >>> thousands(18500)
-    '18 500'
+    >>> thousands(18500) == "18\N{NARROW NO-BREAK SPACE}500"
+    True
     """
-    return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")

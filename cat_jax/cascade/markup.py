@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -34,11 +37,17 @@ def estimate_cell(metric: Metric, estimate: Mapping[str, Any] | None, signed: bo
     """An estimate with its interval below."""
     if estimate is None:
         return number("–")
-    return number(
-        metric.show(estimate["mean"], signed),
-        "best" if best else "",
-        metric.show_interval(estimate["interval"], signed),
-    )
+    bounds = metric.show_interval(estimate["interval"], signed)
+    return number(metric.show(estimate["mean"], signed), "best" if best else "", bounds)
+
+
+def prose(value: str) -> str:
+    """Escaped text in which neither an interval nor a percentage is broken across lines.
+
+    >>> prose("<b> 30 % [1, 2]")
+    '&lt;b&gt; <span class="nb">30 %</span> <span class="nb">[1, 2]</span>'
+    """
+    return re.sub(r"\[[^\]<>&]+\]( %)?|[\d.,]+ %", r'<span class="nb">\g<0></span>', escape(value))
 
 
 def table(
@@ -48,7 +57,9 @@ def table(
     numeric: Sequence[bool],
     marked: Sequence[int] = (),
 ) -> str:
-    """A table that scrolls sideways by itself when the page is narrow; the first column heads its rows.
+    """A table that scrolls sideways by itself when the page is narrow.
+
+    The first column heads its rows; where it says the same in rows that follow one another, it is written once.
 
     Args:
       caption: what it shows, as safe markup.
@@ -60,15 +71,20 @@ def table(
     heads = "".join(
         f'<th scope="col"{" class=n" if n else ""}>{escape(h)}</th>' for h, n in zip(head, numeric, strict=True)
     )
-    body = []
-    for i, row in enumerate(rows):
-        first, *rest = row
-        cells = f'<th scope="row"{_css(first)}>{first.html}</th>'
-        cells += "".join(f"<td{_css(cell)}>{cell.html}</td>" for cell in rest)
-        body.append(f"<tr{' class=large' if i in marked else ''}>{cells}</tr>")
+    body, i = [], 0
+    for first, group in itertools.groupby(rows, key=lambda row: row[0]):
+        members = list(group)
+        scope = "row" if len(members) == 1 else f'rowgroup" rowspan="{len(members)}'
+        start = f'<th scope="{scope}"{_css(first)}>{first.html}</th>'
+        for row in members:
+            cells = "".join(f"<td{_css(cell)}>{cell.html}</td>" for cell in row[1:])
+            body.append(f"<tr{' class=large' if i in marked else ''}>{start}{cells}</tr>")
+            start, i = "", i + 1
+    name = f"t{zlib.crc32((caption + ''.join(head)).encode()):08x}"
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(head[0])} table"><table>'
-        f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<figure class="tabular"><figcaption id="{name}">{caption}</figcaption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{name}"><table aria-labelledby="{name}">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div></figure>"
     )
 
 

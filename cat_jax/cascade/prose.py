@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
-from cat_jax.cascade.labels import MINUS, clear, flops_text, metric
-from cat_jax.cascade.look import percent, thousands
+from cat_jax.cascade.labels import clear, flops_text, metric
+from cat_jax.cascade.look import by_objective, percent, thousands
 from cat_jax.cascade.summary import rate_name
 
 
@@ -39,17 +39,17 @@ def lede(results: Mapping[str, Any]) -> str:
     )
 
 
-def findings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One (statement, verdict) per objective that is compared with the baseline, in the headline scope."""
+def findings(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(subject, numbers, verdict) of each objective that is compared with the baseline, in the headline scope."""
     settings, scope = results["settings"], results["headline_scope"]
     rate = settings["headline_rate"]
     lines = []
-    for objective, found in results["differences"][scope].items():
+    for objective, found in by_objective(results, results["differences"][scope]).items():
         area, fixed = found["auc_df"], found.get(rate_name(rate))
-        statement = f"{objective} minus {settings['baseline']}: AUC-DF {_points(area)}"
+        numbers = f"AUC-DF {_points(area)}"
         if fixed is not None:
-            statement += f"; quality at {percent(rate)} deferral {_points(fixed)}"
-        lines.append((statement + ".", verdict(area, settings["baseline"])))
+            numbers += f"; quality at {percent(rate)} deferral {_points(fixed)}"
+        lines.append((f"{objective} minus {settings['baseline']}", numbers + ".", verdict(area, settings["baseline"])))
     return lines
 
 
@@ -83,7 +83,7 @@ def routing_sentences(results: Mapping[str, Any]) -> list[str]:
         return []
     settings, name = results["settings"], rate_name(results["settings"]["headline_rate"])
     shown, lines = metric(name), []
-    for objective, pooled in results["differences"][POOLED].items():
+    for objective, pooled in by_objective(results, results["differences"][POOLED]).items():
         equal = results["differences"][EQUAL_RATES][objective]
         if name in pooled:
             lines.append(
@@ -101,12 +101,7 @@ def method(results: Mapping[str, Any]) -> str:
         return "No intervals were computed."
     level = percent(settings["level"])
     return (
-        f"Brackets and bands are {level} percentile intervals of {thousands(settings['resamples'])} bootstrap resamples "
-        "of the test examples, the same resamples for every model, the trained models held fixed; "
+        f"Brackets and bands are {level} percentile intervals of {thousands(settings['resamples'])} bootstrap "
+        "resamples of the test examples, the same resamples for every model, the trained models held fixed; "
         "numbers are means over seeds."
     )
-
-
-def minus(objective: str, baseline: str) -> str:
-    """The heading of a difference."""
-    return f"{objective} {MINUS} {baseline}"

@@ -7,13 +7,14 @@ from typing import Any
 
 from cat_jax.cascade import figures, sections
 from cat_jax.cascade.look import scope_title
-from cat_jax.cascade.markup import figure, section
+from cat_jax.cascade.markup import figure, prose, section
 from cat_jax.cascade.prose import findings, lede, method
 from cat_jax.cascade.style import CHART, PAGE, PALETTE
+from cat_jax.cascade.summary import rate_name
 
 DEFINITIONS = {
-    "Deferral": "The small model answers every query. If its confidence is below the threshold, the large model answers "
-    "as well, and its answer is given. Queries of equal confidence are deferred together.",
+    "Deferral": "The small model answers every query. If its confidence is below the threshold, the large model "
+    "answers as well, and its answer is given. Queries of equal confidence are deferred together.",
     "Quality": "The task's own metric of the merged output, on 0 to 100. Means are averaged over examples; corpus "
     "metrics such as BLEU are computed anew on every merged output.",
     "AUC-DF": "Area under quality over the deferral rate: the mean quality over all rates (Gupta et al. 2024).",
@@ -38,39 +39,41 @@ def render_report(results: dict[str, Any]) -> str:
       results: the content of results.json, and nothing else: two equal results give equal pages.
     """
     scope = results["headline_scope"]
-    body = [_header(results), "<main>", _curves(results, scope)]
-    tasks = [s for s in results["scopes"] if s != scope]
-    if tasks:
-        panels = figures.objective_legend(results, random=True) + figures.scope_panels(results, tasks)
-        details = f"<details><summary>All numbers by task</summary>{sections.scopes_table(results)}</details>"
-        body.append(section("tasks", "Task by task", panels, details))
-    body.append(section("made-of", "What the differences are made of", _made_of(results)))
-    body.append(section("cost", "Quality against cost", _cost(results, scope)))
-    body.append(section("thresholds", "Thresholds", sections.threshold_tables(results)))
-    body.append(section("cells", "Who is right", sections.cells_table(results)))
-    body.append(section("training", "During training", sections.training_section(results)))
-    body.append(section("samples", "Answers to read", sections.samples_table(results)))
-    body.append(section("rules", "Confidence rules", sections.rules_table(results)))
-    body.append(section("configs", "Configurations", sections.configs_section(results)))
-    body.append(section("definitions", "What the numbers mean", _definitions()))
-    body.append("</main><footer>Every number on this page is in results.json beside it.</footer>")
+    parts = [
+        ("curves", "Quality against deferral", _curves(results, scope)),
+        ("tasks", "Task by task", _tasks(results, scope)),
+        ("made-of", "What the differences are made of", _made_of(results)),
+        ("cost", "Quality against cost", _cost(results, scope)),
+        ("thresholds", "Thresholds", sections.threshold_table(results)),
+        ("cells", "Who is right", sections.cells_table(results)),
+        ("training", "During training", sections.training_section(results)),
+        ("samples", "Answers to read", sections.samples_table(results)),
+        ("rules", "Confidence rules", sections.rules_table(results)),
+        ("configs", "Configurations", sections.configs_section(results)),
+        ("definitions", "What the numbers mean", _definitions()),
+    ]
+    parts = [part for part in parts if part[2]]
+    links = "".join(f'<a href="#{anchor}">{escape(heading)}</a> ' for anchor, heading, _ in parts)
+    body = f'{_header(results)}<nav aria-label="Contents">{links}</nav>'
+    body += f"<main>{''.join(section(*part) for part in parts)}</main>"
+    body += "<footer>Every number on this page is in results.json beside it.</footer>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(results['title'])}</title><style>{PALETTE}{CHART}{PAGE}</style></head>"
-        f"<body>{''.join(body)}</body></html>\n"
+        f"<body>{body}</body></html>\n"
     )
 
 
 def _header(results: dict[str, Any]) -> str:
     said = "".join(
-        f'<li><strong>{escape(statement)}</strong> <span class="verdict">{escape(judged)}</span></li>'
-        for statement, judged in findings(results)
+        f'<li><strong>{escape(subject)}</strong>: {prose(numbers)} <span class="verdict">{prose(verdict)}</span></li>'
+        for subject, numbers, verdict in findings(results)
     )
     listed = f'<ul class="findings">{said}</ul>' if said else ""
     return (
-        f'<header><h1>{escape(results["title"])}</h1><p class="lede">{escape(lede(results))}</p>{listed}'
-        f'{sections.objectives_table(results)}<p class="note">{escape(method(results))}</p></header>'
+        f'<header><h1>{escape(results["title"])}</h1><p class="lede">{prose(lede(results))}</p>{listed}'
+        f'{sections.objectives_table(results)}<p class="note">{prose(method(results))}</p></header>'
     )
 
 
@@ -86,15 +89,23 @@ def _curves(results: dict[str, Any], scope: str) -> str:
             figures.objective_legend(results) + apart,
             "Where a band leaves out 0, the objective differs from the baseline at that rate, by examples resampled.",
         )
-    return section("curves", "Quality against deferral", shown, apart)
+    return shown + apart
+
+
+def _tasks(results: dict[str, Any], scope: str) -> str:
+    others = [s for s in results["scopes"] if s != scope]
+    if not others:
+        return ""
+    panels = figures.objective_legend(results, random=True) + figures.scope_panels(results, others)
+    return panels + f"<details><summary>All numbers by task</summary>{sections.scopes_table(results)}</details>"
 
 
 def _made_of(results: dict[str, Any]) -> str:
-    names = ["auc_df", "small_quality", f"quality_at_{results['settings']['headline_rate'] * 100:g}"]
-    forests = "".join(figures.forest(results, name) for name in names)
-    note = '<p class="note">Filled marks are means over seeds, hollow ones single seeds, bars intervals.</p>'
-    grid = f'{note}<div class="grid-of">{forests}</div>' if forests else ""
-    return grid + sections.made_of(results)
+    names = ["auc_df", "small_quality", rate_name(results["settings"]["headline_rate"])]
+    drawn = [found for found in (figures.forest(results, name) for name in names) if found is not None]
+    note = '<p class="note">Filled marks are means over seeds, rings single seeds, bars intervals.</p>' if drawn else ""
+    legend = figures.objective_legend(results) if drawn else ""
+    return legend + note + figures.grid_of(drawn) + sections.made_of(results)
 
 
 def _cost(results: dict[str, Any], scope: str) -> str:
@@ -106,10 +117,9 @@ def _cost(results: dict[str, Any], scope: str) -> str:
     if ideal:
         ideal = (
             "<h3>Between random and ideal deferral</h3>"
-            '<p class="note">Dashed: random. Thin and solid: an oracle that knows for each query which model is better.</p>'
-            + ideal
+            '<p class="note">Dashed: random. Thin and solid: an oracle that knows which model is better.</p>' + ideal
         )
-    return shown + sections.metrics_table(results) + ideal
+    return shown + sections.metrics_tables(results) + ideal
 
 
 def _definitions() -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from cat_jax.cascade import figures
 from cat_jax.cascade.inputs import EQUAL_RATES
 from cat_jax.cascade.labels import NOTHING, Metric, metric
-from cat_jax.cascade.look import CELLS, percent, scope_title
-from cat_jax.cascade.markup import Cell, box_legend, estimate_cell, number, table, text
+from cat_jax.cascade.look import CELLS, by_objective, percent, scope_title, tasks
+from cat_jax.cascade.markup import Cell, box_legend, estimate_cell, number, prose, table, text
 from cat_jax.cascade.prose import routing_sentences
 from cat_jax.cascade.summary import kept_name, rate_name
 
@@ -26,12 +26,14 @@ def best_of(summary: dict[str, Any], name: str) -> str | None:
 def objectives_table(results: dict[str, Any]) -> str:
     """The headline: a row per objective, and the large model's."""
     scope, settings = results["headline_scope"], results["settings"]
-    summary, apart, baseline = results["summary"][scope], results["differences"][scope], settings["baseline"]
+    summary = by_objective(results, results["summary"][scope])
+    apart, baseline = results["differences"][scope], settings["baseline"]
     names = ["small_quality", "auc_df", rate_name(settings["headline_rate"])]
     if names[2] not in next(iter(summary.values())):
         names.pop()
     best = {name: best_of(summary, name) for name in names}
-    head = ["Objective", *(metric(n).label for n in names), f"AUC-DF minus {baseline}", "Seeds' spread", "Tokens kept"]
+    head = ["Objective", "Alone", *(metric(n).label for n in names[1:])]
+    head += [f"AUC-DF minus {baseline}", "Spread over seeds", "Tokens kept"]
     rows = []
     for objective, found in summary.items():
         cells = [estimate_cell(metric(n), found[n], best=best[n] == objective) for n in names]
@@ -40,7 +42,7 @@ def objectives_table(results: dict[str, Any]) -> str:
             if objective in apart
             else text(NOTHING, "n")
         )
-        cells.append(number(metric("auc_df").show(found["auc_df"]["spread"])))
+        cells.append(number(Metric("", "ratio").show(found["auc_df"]["spread"])))
         kept = results["training"].get(objective, {}).get("kept_fraction")
         cells.append(number(SHARE.show(None if kept is None else kept["mean"])))
         rows.append([text(objective), *cells])
@@ -49,39 +51,36 @@ def objectives_table(results: dict[str, Any]) -> str:
         [text(results["large"]), estimate_cell(metric("large_quality"), large), *[text(NOTHING, "n")] * (len(head) - 2)]
     )
     caption = (
-        f"{escape(scope_title(scope))}. Column 2 is the model alone; AUC-DF is the mean quality over all deferral "
-        "rates; the spread is the standard deviation of AUC-DF over training seeds; tokens kept is the mean share of "
-        "target tokens that the training loss counted. Bold: the highest mean."
+        f"{escape(scope_title(scope))}. Alone: the model without a cascade; AUC-DF is the mean quality over all "
+        "deferral rates; the spread is the standard deviation of AUC-DF over training seeds; tokens kept is the mean "
+        "share of target tokens that the training loss counted. Bold: the highest mean."
     )
     return table(caption, head, rows, [False, *[True] * (len(head) - 1)], marked=[len(rows) - 1])
 
 
-def metrics_table(results: dict[str, Any]) -> str:
-    """All other metrics of the headline scope."""
+def metrics_tables(results: dict[str, Any]) -> str:
+    """All other metrics of the headline scope: of each curve alone, and against the baseline's."""
     scope, settings = results["headline_scope"], results["settings"]
-    summary, apart = results["summary"][scope], results["differences"][scope]
-    names = ["gain_over_random", "share_of_ideal", "auroc", "qnc", *map(kept_name, settings["kept"])]
-    names += [n for n in map(rate_name, settings["rates"]) if n != rate_name(settings["headline_rate"])]
+    summary, apart = by_objective(results, results["summary"][scope]), results["differences"][scope]
+    alone = ["gain_over_random", "share_of_ideal", "auroc", "qnc", *map(kept_name, settings["kept"])]
+    rows = [[text(o), *(estimate_cell(metric(n), found[n]) for n in alone)] for o, found in summary.items()]
+    head = ["Objective", *(metric(n).label for n in alone)]
+    first = table(f"{escape(scope_title(scope))}.", head, rows, [False, *[True] * len(alone)])
+    rates = [n for n in map(rate_name, settings["rates"]) if n != rate_name(settings["headline_rate"])]
     against = ["flops_saved", "quality_gained"]
-    rate, baseline = percent(settings["headline_rate"]), settings["baseline"]
-    head = [
-        "Objective",
-        *(metric(n).label for n in names),
-        f"FLOPs saved at {baseline}'s quality",
-        f"Quality gained at {baseline}'s FLOPs",
-    ]
     rows = [
         [
-            text(objective),
-            *(estimate_cell(metric(n), found[n]) for n in names),
-            *(estimate_cell(metric(n), apart.get(objective, {}).get(n), True) for n in against),
+            text(o),
+            *(estimate_cell(metric(n), found[n]) for n in rates),
+            *(estimate_cell(metric(n), apart.get(o, {}).get(n), True) for n in against),
         ]
-        for objective, found in summary.items()
+        for o, found in summary.items()
     ]
-    caption = (
-        f"{escape(scope_title(scope))}. The last two columns compare at {escape(baseline)}'s point of {rate} deferral."
-    )
-    return table(caption, head, rows, [False, *[True] * (len(head) - 1)])
+    baseline, rate = settings["baseline"], percent(settings["headline_rate"])
+    head = ["Objective", *(metric(n).label for n in rates)]
+    head += [f"FLOPs saved at {baseline}'s quality", f"Quality gained at {baseline}'s FLOPs"]
+    caption = f"Quality at other rates; the last two columns compare at {escape(baseline)}'s point of {rate} deferral."
+    return first + table(caption, head, rows, [False, *[True] * (len(head) - 1)])
 
 
 def scopes_table(results: dict[str, Any]) -> str:
@@ -90,7 +89,7 @@ def scopes_table(results: dict[str, Any]) -> str:
     names = [n for n in ("small_quality", "large_quality", "auc_df", rate) if n in _first(results)]
     rows = []
     for scope in results["scopes"]:
-        summary = results["summary"][scope]
+        summary = by_objective(results, results["summary"][scope])
         best = {name: best_of(summary, name) if name != "large_quality" else None for name in names}
         for objective, found in summary.items():
             cells = [estimate_cell(metric(n), found[n], best=best[n] == objective) for n in names]
@@ -100,12 +99,12 @@ def scopes_table(results: dict[str, Any]) -> str:
 
 
 def _first(results: dict[str, Any]) -> dict[str, Any]:
-    return next(iter(results["summary"][results["headline_scope"]].values()))
+    return next(iter(by_objective(results, results["summary"][results["headline_scope"]]).values()))
 
 
 def made_of(results: dict[str, Any]) -> str:
     """Where a lead comes from: a better small model, a better order, routing between tasks."""
-    apart = results["differences"][results["headline_scope"]]
+    apart = by_objective(results, results["differences"][results["headline_scope"]])
     baseline, rate = results["settings"]["baseline"], results["settings"]["headline_rate"]
     parts = []
     if apart:
@@ -120,35 +119,39 @@ def made_of(results: dict[str, Any]) -> str:
         )
         parts.append(table(caption, ["Objective", *labels], rows, [False, True, True, True]))
     if EQUAL_RATES in results["scopes"]:
-        parts.append("".join(f"<p>{escape(line)}</p>" for line in routing_sentences(results)))
-        tasks = list(results["tasks"])
-        rows = [[text(o), *(number(SHARE.show(share[t])) for t in tasks)] for o, share in results["routing"].items()]
+        parts.append("".join(f"<p>{prose(line)}</p>" for line in routing_sentences(results)))
+        names = tasks(results)
+        routing = by_objective(results, results["routing"])
+        rows = [[text(o), *(number(SHARE.show(share[t])) for t in names)] for o, share in routing.items()]
         caption = f"Share of each task's queries that is deferred when one threshold defers {percent(rate)} of all."
-        parts.append(table(caption, ["Objective", *tasks], rows, [False, *[True] * len(tasks)]))
+        parts.append(table(caption, ["Objective", *names], rows, [False, *[True] * len(names)]))
     return "".join(parts)
 
 
-def threshold_tables(results: dict[str, Any]) -> str:
+def threshold_table(results: dict[str, Any]) -> str:
     """Thresholds of the headline scope: picked on validation, what they do on test."""
     rows = []
     for row in results["thresholds"].get(results["headline_scope"], []):
         thresholds = " / ".join(_threshold(t) for t in row["thresholds"].values())
-        cells = [text(row["words"]), text(row["objective"]), number(thresholds)]
+        cells = [Cell(prose(row["words"])), text(row["objective"]), number(thresholds)]
         for name in ("rate", "quality", "flops"):
             shown = metric(name)
-            cells.append(number(NOTHING if row["validation"] is None else shown.show(row["validation"][name])))
+            if name != "flops":
+                cells.append(number(NOTHING if row["validation"] is None else shown.show(row["validation"][name])))
             cells.append(estimate_cell(shown, None if row["test"] is None else row["test"][name]))
         rows.append(cells)
     if not rows:
         return ""
     test, validation = results["settings"]["test_split"], results["settings"]["validation_split"]
     head = ["Target", "Objective", "Threshold by seed"]
-    head += [f"{label}, {split}" for label in ("Deferred", "Quality", "FLOPs / large") for split in (validation, test)]
+    head += [f"{label}, {split}" for label in ("Deferred", "Quality") for split in (validation, test)]
+    head.append(f"FLOPs / large, {test}")
     caption = (
         f"{escape(scope_title(results['headline_scope']))}. Confidences below the threshold are deferred. It is picked "
-        f"on {escape(validation)} to meet the target there, then held fixed; the columns of {escape(test)} say what it does."
+        f"on {escape(validation)} to meet the target there, then held fixed; the columns of {escape(test)} say what it "
+        "does."
     )
-    return table(caption, head, rows, [False, False, *[True] * 7])
+    return table(caption, head, rows, [False, False, *[True] * 6])
 
 
 def _threshold(value: float | str | None) -> str:
@@ -162,8 +165,8 @@ def _threshold(value: float | str | None) -> str:
 def cells_table(results: dict[str, Any]) -> str:
     """The four cells of the test answers."""
     rows = []
-    for scope, by_objective in results["cells"].items():
-        for objective, cells in by_objective.items():
+    for scope in (s for s in results["scopes"] if s in results["cells"]):
+        for objective, cells in by_objective(results, results["cells"][scope]).items():
             if cells is None:
                 continue
             bar = "".join(
@@ -213,11 +216,12 @@ def samples_table(results: dict[str, Any]) -> str:
                 Cell(f"{row['answered_by']}<span class='ci'>{escape(row['case'])}</span>"),
             ]
         )
+    validation = escape(results["settings"]["validation_split"])
     caption = (
-        f"Small model: {escape(samples['student'])}, the one with the highest AUC-DF on "
-        f"{escape(results['settings']['validation_split'])}. Threshold {_threshold(samples['threshold'])}, picked there to "
-        f"{escape(samples['words'])}. The answer that the cascade gives is marked. Rows are taken from each case in turn: "
-        "how often a case occurs is in the tables above, not here."
+        f"Small model: {escape(samples['student'])}, the one with the highest AUC-DF on {validation}. Threshold "
+        f"{_threshold(samples['threshold'])}, picked there to {escape(samples['words'])}. The answer that the cascade "
+        "gives is marked. Rows are taken from each case in turn: how often a case occurs is in the tables above, not "
+        "here."
     )
     head = ["Task", "Input", "Target", "Small model", "Large model", "Confidence", "Who answered"]
     return table(caption, head, rows, [False, False, False, False, False, True, False])
@@ -230,8 +234,8 @@ def rules_table(results: dict[str, Any]) -> str:
     names = [n for n in ("auc_df", rate_name(results["settings"]["headline_rate"]), "auroc") if n in _first(results)]
     rows = [
         [text(rule), text(objective), *(estimate_cell(metric(n), found[n]) for n in names)]
-        for rule, summary in results["rules"].items()
-        for objective, found in summary.items()
+        for rule in results["settings"]["rules"]
+        for objective, found in by_objective(results, results["rules"][rule]).items()
     ]
     caption = (
         f"{escape(scope_title(results['headline_scope']))}. The first rule is the one that the rest of this page uses."
@@ -243,22 +247,21 @@ def rules_table(results: dict[str, Any]) -> str:
 
 def training_section(results: dict[str, Any]) -> str:
     """The four cells and the kept fraction over training."""
-    panels = figures.training_panels(results)
-    lines = [
-        figures.kept_panel(results, "kept_fraction", "share of target tokens kept"),
-        figures.kept_panel(results, "student_accuracy", "small model's token accuracy"),
-    ]
-    drawn = "".join(line for line in lines if line)
-    if not panels and not drawn:
-        return ""
-    note = '<p class="note">Target tokens of training batches, teacher-forced: not the answers of the test split. Runs of steps are averaged, and seeds.</p>'
-    grid = f'{figures.objective_legend(results)}<div class="grid-of">{drawn}</div>' if drawn else ""
-    return note + (box_legend(list(figures.TRAINING_CELLS.values())) + panels if panels else "") + grid
+    areas, lines = figures.training_panels(results), figures.training_lines(results)
+    note = (
+        '<p class="note">Target tokens of training batches, teacher-forced: not the answers of the test split. Runs of '
+        "steps are averaged, and seeds.</p>"
+    )
+    if areas:
+        areas = box_legend(list(figures.TRAINING_CELLS.values())) + areas
+    if lines:
+        lines = figures.objective_legend(results) + lines
+    return note + areas + lines if areas or lines else ""
 
 
 def configs_section(results: dict[str, Any]) -> str:
     """The operative configurations."""
     return "".join(
         f"<details><summary>{escape(name)}</summary><pre>{escape(content)}</pre></details>"
-        for name, content in results["configs"].items()
+        for name, content in sorted(results["configs"].items())
     )

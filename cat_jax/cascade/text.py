@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cat_jax.cascade.labels import NOTHING, Metric, metric
-from cat_jax.cascade.look import percent, scope_title
+from cat_jax.cascade.look import by_objective, percent, scope_title
 from cat_jax.cascade.prose import findings
 from cat_jax.cascade.summary import rate_name
 
@@ -14,7 +14,7 @@ from cat_jax.cascade.summary import rate_name
 def objectives_table(results: Mapping[str, Any]) -> str:
     """The headline numbers as aligned text, with the differences from the baseline below."""
     scope, settings = results["headline_scope"], results["settings"]
-    summary, rate = results["summary"][scope], settings["headline_rate"]
+    summary, rate = by_objective(results, results["summary"][scope]), settings["headline_rate"]
     names = [
         n for n in ("small_quality", "large_quality", "auc_df", rate_name(rate)) if n in next(iter(summary.values()))
     ]
@@ -45,5 +45,5 @@ def objectives_table(results: Mapping[str, Any]) -> str:
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    lines += [f"{statement} {judged}" for statement, judged in findings(results)]
+    lines += [f"{subject}: {numbers} {verdict}" for subject, numbers, verdict in findings(results)]
     return "\n".join(lines)
