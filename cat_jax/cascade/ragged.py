@@ -45,9 +45,10 @@ class Ragged:
         low = np.floor(position).astype(np.int64)
         high = np.minimum(low + 1, self.lengths[full] - 1)
         start = self.starts[full]
-        below, above = ordered[start + low], ordered[start + high]
-        # Without the case, -inf beside -inf would give NaN.
-        result[full] = np.where(below == above, below, below + (position - low) * (above - below))
+        quantile, above = ordered[start + low], ordered[start + high]
+        finite = np.isfinite(quantile)  # below a log-probability of -inf there is nothing to interpolate
+        quantile[finite] += ((position - low) * (above - np.where(finite, quantile, 0.0)))[finite]
+        result[full] = quantile
         return result
 
     def sorted_rows(self) -> np.ndarray:

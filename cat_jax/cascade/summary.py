@@ -89,13 +89,14 @@ def against(curve: Curve, baseline: Curve, rate: float) -> dict[str, np.ndarray]
     """CAT's own two comparisons with a baseline curve, both at the baseline's point of deferral rate `rate`.
 
     Returns:
-      `flops_saved`: f64[R], share of the baseline's FLOPs saved by reaching the quality that it has there; and
-      `quality_gained`: f64[R], quality more than the baseline's at the FLOPs that it spends there.
+      `flops_saved`: f64[R], 1 - C(q) / C_baseline(q), where C is the least FLOPs that reach the quality q that the
+      baseline has there; and `quality_gained`: f64[R], quality more than the baseline's at the FLOPs that it spends
+      there. A curve has neither against itself.
     """
     quality, flops = baseline.at_rate(rate), baseline.flops_at_rate(rate)
     return {
-        "flops_saved": 1 - curve.least_flops(quality) / flops,
-        "quality_gained": curve.at_flops(flops) - quality,
+        "flops_saved": 1 - curve.least_flops(quality) / baseline.least_flops(quality),
+        "quality_gained": curve.at_flops(flops) - baseline.at_flops(flops),
     }
 
 

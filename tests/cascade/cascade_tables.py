@@ -1,9 +1,12 @@
 """Makes per-example tables for the tests of the cascade: by hand, or a whole experiment that looks like a real one."""
 
+import json
 import zlib
 
 import numpy as np
 
+from cat_jax.cascade.quality import SumQuality, mean_value
+from cat_jax.cascade.view import View
 from cat_jax.table import TableInfo, table_path, write_table
 
 TASKS = {"speak_en": 0.2, "speak_de": -1.2, "speak_fr": -0.8, "spell_en": 1.2}
@@ -42,6 +45,7 @@ def write(
         "parameters": 100,
         **info,
     }
+    rows = {name: values for name, values in rows.items() if values is not None}
     path = table_path(tables_dir, model, task, split)
     write_table(path, rows, TableInfo(**fields))
     return path
@@ -87,10 +91,12 @@ def _answers(tables_dir, model, task, split, ids, spoken, right, seen, flops, ge
         ids=ids,
         input=spoken,
         target=[word[::-1] for word in spoken],
-        prediction=[word[::-1] if ok else word[::-1].replace("e", "a") + "n" for word, ok in zip(spoken, right)],
+        prediction=[
+            word[::-1] if ok else word[::-1].replace("e", "a") + "n" for word, ok in zip(spoken, right, strict=True)
+        ],
         scores=(100.0 * right).tolist(),
-        logprobs=[(s * generator.uniform(0.5, 1.5, n)).tolist() for s, n in zip(sure, lengths)],
-        token_entropies=[(-s * generator.uniform(0.8, 2, n)).tolist() for s, n in zip(sure, lengths)],
+        logprobs=[(s * generator.uniform(0.5, 1.5, n)).tolist() for s, n in zip(sure, lengths, strict=True)],
+        token_entropies=[(-s * generator.uniform(0.8, 2, n)).tolist() for s, n in zip(sure, lengths, strict=True)],
         flops=flops * 1e3 * (10 + lengths),
         info={
             "metrics": {"accuracy": float(100 * right.mean())},
@@ -101,8 +107,6 @@ def _answers(tables_dir, model, task, split, ids, spoken, right, seen, flops, ge
 
 def history(path, steps=400, start=0.3, end=0.9, every=10):
     """Writes a training log as the trainer does."""
-    import json
-
     generator = np.random.default_rng(zlib.crc32(str(path).encode()))
     lines = []
     for step in range(every, steps + 1, every):
@@ -123,3 +127,34 @@ def history(path, steps=400, start=0.3, end=0.9, every=10):
         )
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def view(confidence, small, large, small_flops=1.0, large_flops=10.0, task="t"):
+    """A view of one task from plain lists of scores on 0 to 100."""
+    small, large = np.asarray(small, float), np.asarray(large, float)
+    count = len(small)
+    return View(
+        tasks=(task,),
+        sizes=(count,),
+        confidence=np.asarray(confidence, float),
+        quality=SumQuality(small[:, None], large[:, None], mean_value),
+        small_flops=np.broadcast_to(np.asarray(small_flops, float), count).copy(),
+        large_flops=np.broadcast_to(np.asarray(large_flops, float), count).copy(),
+        small_scores=small,
+        large_scores=large,
+    )
+
+
+def tiny():
+    """Four queries; deferring 0 to 4 of them scores 50, 75, 75, 100, 75, computed by hand."""
+    return view([-4, -3, -2, -1], [0, 100, 0, 100], [100, 100, 100, 0])
+
+
+def random_view(seed, count=200, levels=None, informative=True):
+    """A view with random answers; `levels` makes confidences collide."""
+    generator = np.random.default_rng(seed)
+    small, large = generator.random(count) < 0.4, generator.random(count) < 0.7
+    confidence = generator.normal(size=count) + informative * small
+    if levels:
+        confidence = np.round(confidence * levels) / levels
+    return view(confidence, 100 * small, 100 * large, generator.uniform(1, 2, count), generator.uniform(10, 30, count))
