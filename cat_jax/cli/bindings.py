@@ -154,9 +154,9 @@ class Bindings:
         return _Walk(self.merged(), signature).run(roots)
 
     def unread_macros(self) -> list[Binding]:
-        """Macros that no binding refers to."""
+        """Macros that no binding refers to, in any scope."""
         read = {ref.name for item in self.items for ref in references(item.value) if isinstance(ref, Macro)}
-        return [item for item in self.merged().values() if item.is_macro and item.key not in read]
+        return [item for item in self.merged().values() if item.is_macro and not {item.key, item.name} & read]
 
     def names(self) -> dict[str, Binding]:
         """Each configurable that is bound or referred to, with the first binding that does so."""

@@ -10,10 +10,15 @@ from typing import Any
 from cat_jax.cli.command import Parser
 from cat_jax.errors import UserError
 
+DESCRIPTION = """\
+Lists the SeqIO tasks and mixtures that modules register: splits with their sizes, features, metrics; with --examples
+also rows as the model sees them.
+"""
+
 EPILOG = """\
 example:
   cat-jax tasks --module=cat_jax_tasks.pronunciation
-  cat-jax tasks 'say_*' --module=cat_jax_tasks.pronunciation --examples 3
+  cat-jax tasks '*say*' --module=cat_jax_tasks.pronunciation --examples 3
 """
 
 
@@ -21,8 +26,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser(
         prog="cat-jax tasks",
-        description="Lists the SeqIO tasks and mixtures that modules register: splits with their sizes, features, "
-        "metrics; with --examples also rows as the model sees them.",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -117,7 +117,7 @@ def test_out_of_memory_says_what_to_lower():
     ("argv", "said"),
     [
         (["train"], "nothing is configured: name a gin file, e.g. --gin_file=runs/train.gin"),
-        (["train", "--gin_fil=x.gin"], "unknown flag --gin_fil=x.gin: did you mean --gin_file?"),
+        (["train", "--gin_fil=x.gin"], "unknown flag --gin_fil=x.gin: did you mean --gin_file"),
         (["train", "--gin_file"], "--gin_file has no value: write --gin_file=VALUE"),
         (["train", "x.gin"], "unknown flag x.gin: see `cat-jax train --help`"),
         (["train", "--gin.MODEL_DIR=/tmp/x"], "put a string in quotes: --gin.MODEL_DIR='\"/tmp/x\"'"),

@@ -1,0 +1,206 @@
+"""From the description of an experiment to its stages."""
+
+import pytest
+
+from cat_jax.cli import configuration
+from cat_jax.cli.command import GinFlags
+from cat_jax.cli.experiment import Experiment, default_jobs, objective_file, objective_name
+from cat_jax.cli.plan import Plan
+from cat_jax.cli.stages import fingerprints
+from cat_jax.errors import UserError
+
+BASE = """
+include 'runs/experiment.gin'
+MIXTURE_OR_TASK_NAME = 'toy'
+MIXTURE_OR_TASK_MODULE = 'toy_tasks'
+TASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': 8}
+TRAIN_STEPS = 20
+teacher/TRAIN_STEPS = 30
+student/AdamW.learning_rate = 0.5
+student/cat_xent/AdamW.learning_rate = 0.25
+Experiment:
+  teachers = {'teacher': 'models/t5_small.gin'}
+  students = {'student': 'models/t5_tiny.gin'}
+  objectives = ['xent', 'cat_xent']
+  seeds = [0, 1]
+"""
+
+
+def plan(tmp_path, *flags, more="", jobs=2):
+    path = tmp_path / "mine.gin"
+    path.write_text(BASE + more)
+    given = GinFlags(files=(str(path),), bindings=(f'RUN_DIR="{tmp_path}/run"', *flags))
+    command = configuration.configure(configuration.of_flags(given), "run")
+    return Plan(command.arguments["experiment"], command.arguments["run_dir"], given, jobs)
+
+
+def stages(made):
+    return {stage.name: stage for stage in made.stages}
+
+
+def value(stage, key):
+    """What a stage's command makes of a key of its configuration."""
+    flags = [flag.removeprefix("--gin.") for flag in stage.arguments if flag.startswith("--gin.")]
+    files = [flag.partition("=")[2] for flag in stage.arguments if flag.startswith("--gin_file=")]
+    scopes = [flag.partition("=")[2] for flag in stage.arguments if flag.startswith("--gin_scope=")]
+    return configuration.read(files, flags).in_scope((scopes or [""])[0]).merged()[key].value
+
+
+def test_stages_and_their_needs(tmp_path):
+    made = {name: stage.needs for name, stage in stages(plan(tmp_path)).items()}
+    students = [f"student.{objective}.{seed}" for objective in ("xent", "cat_xent") for seed in (0, 1)]
+    assert made == {
+        "prepare": (),
+        "train/teacher": ("prepare",),
+        "teach/teacher": ("prepare", "train/teacher"),
+        "evaluate/teachers": ("prepare", "train/teacher"),
+        **{f"train/{name}": ("prepare", "teach/teacher") for name in students},
+        "evaluate/students.0": ("prepare", *(f"train/{name}" for name in students[:2])),
+        "evaluate/students.1": ("prepare", *(f"train/{name}" for name in students[2:])),
+        "cascade": ("evaluate/teachers", "evaluate/students.0", "evaluate/students.1"),
+    }
+
+
+def test_every_stage_reads_its_own_scope(tmp_path):
+    made = stages(plan(tmp_path))
+    assert value(made["train/teacher"], "TRAIN_STEPS") == 30
+    assert value(made["train/student.xent.0"], "TRAIN_STEPS") == 20
+    assert value(made["train/student.xent.0"], "AdamW.learning_rate") == 0.5
+    assert value(made["train/student.cat_xent.1"], "AdamW.learning_rate") == 0.25
+    assert value(made["train/student.cat_xent.1"], "SEED") == 1
+    assert value(made["train/student.cat_xent.1"], "Objective.keep") == "either"
+    assert value(made["train/teacher"], "Objective.keep") == "all"
+    assert value(made["train/teacher"], "T5Config.embed_dim") == 512
+    assert value(made["train/student.xent.0"], "T5Config.embed_dim") == 256
+    assert value(made["train/teacher"], "TEACHER") is None
+    assert repr(value(made["train/student.xent.0"], "TEACHER")) == "@StoredTeacher()"
+    assert value(made["train/student.xent.0"], "SIGNAL_DIR") == value(made["teach/teacher"], "SIGNAL_DIR")
+    assert value(made["prepare"], "PREPARE_SPLITS") == ["train", "validation", "test"]
+    assert value(made["evaluate/students.1"], "EVAL_MODELS") == {
+        f"student.cat_xent.{seed}": f"{tmp_path}/run/models/student.cat_xent.{seed}" for seed in (0, 1)
+    }
+    assert value(made["cascade"], "STUDENTS")["student.cat_xent.1"] == ("cat_xent", 1)
+
+
+def changed(tmp_path, *flags, more=""):
+    """Names of the stages that are in both plans and mean something else in the second."""
+    before = fingerprints(plan(tmp_path).stages)
+    after = fingerprints(plan(tmp_path, *flags, more=more).stages)
+    return {name for name in before if name in after and before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["MeshConfig.fsdp=2"], set()),
+        (["JOBS=1"], set()),
+        (["PrepareConfig.workers=2"], set()),
+        (["CheckpointConfig.keep=3"], set()),
+        (["cascade.resamples=10"], {"cascade"}),
+        (["evaluate.batch_size=64"], {"evaluate/teachers", "evaluate/students.0", "evaluate/students.1", "cascade"}),
+        (["LAYOUT=@BitLayout()"], {"teach", "train/student", "evaluate/students", "cascade"}),
+        (["student/cat_xent/Objective.w=0.9"], {"train/student.cat_xent", "evaluate/students.1", "cascade"}),
+        (["student/TRAIN_STEPS=5"], {"train/student", "evaluate/students", "cascade"}),
+        (["TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}"], {"prepare", "train", "teach", "evaluate", "cascade"}),
+        (["Experiment.objectives=['xent', 'cat_xent', 'dist']"], {"evaluate/students", "cascade"}),
+        (["Experiment.test_split='test2'"], {"evaluate", "cascade"}),
+    ],
+)
+def test_what_a_change_reaches(tmp_path, flags, what):
+    found = changed(tmp_path, *flags)
+    assert {name for name in found if not any(name.startswith(prefix) for prefix in what)} == set()
+    assert all(any(name.startswith(prefix) for name in found) for prefix in what)
+
+
+def test_more_splits_are_prepared_without_touching_what_was_trained(tmp_path):
+    before, after = (stages(plan(tmp_path, *flags))["prepare"] for flags in ([], ["Experiment.test_split='test2'"]))
+    assert before.configuration == after.configuration
+    assert before.extent != after.extent
+
+
+def test_the_place_of_a_run_is_no_part_of_its_configuration(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert fingerprints(plan(tmp_path / "a").stages) == fingerprints(plan(tmp_path / "b").stages)
+
+
+def test_a_live_teacher_needs_no_signal(tmp_path):
+    made = stages(plan(tmp_path, "Experiment.signal='live'"))
+    assert "teach/teacher" not in made
+    student = made["train/student.cat_xent.0"]
+    assert student.needs == ("prepare", "train/teacher")
+    assert repr(value(student, "TEACHER")) == "@LiveTeacher()"
+    assert value(student, "TEACHER_DIR") == f"{tmp_path}/run/models/teacher"
+
+
+def test_a_teacher_that_is_trained_already(tmp_path):
+    made = stages(plan(tmp_path, "Experiment.teachers={'teacher': '/models/xl'}"))
+    assert "train/teacher" not in made
+    assert made["teach/teacher"].needs == ("prepare",)
+    assert value(made["teach/teacher"], "TEACHER_DIR") == "/models/xl"
+    assert value(made["evaluate/teachers"], "EVAL_MODELS") == {"teacher": "/models/xl"}
+
+
+def test_two_teachers_and_two_students_make_four_reports(tmp_path):
+    two = "{'a': 'models/t5_small.gin', 'b': 'models/t5_base.gin'}"
+    students = "{'s': 'models/t5_tiny.gin', 't': 'models/t5_small.gin'}"
+    made = plan(tmp_path, f"Experiment.teachers={two}", f"Experiment.students={students}")
+    names = stages(made)
+    assert "train/b.t.cat_xent.1" in names
+    assert {name for name in names if name.startswith("cascade")} == {
+        f"cascade/{teacher}.{student}" for teacher in "ab" for student in "st"
+    }
+    assert value(names["train/b.t.cat_xent.1"], "SIGNAL_DIR").endswith("signals/b")
+    assert str(made.report_dir("a", "t")).endswith("run/reports/a.t")
+
+
+def test_an_objective_of_the_users_own(tmp_path):
+    (tmp_path / "sharp.gin").write_text("Objective.w = 1.0\nObjective.keep = 'teacher'\nOBJECTIVE = @Objective()\n")
+    made = stages(plan(tmp_path, f"Experiment.objectives=['xent', '{tmp_path}/sharp.gin']"))
+    assert value(made["train/student.sharp.0"], "Objective.keep") == "teacher"
+    assert (objective_name("a/sharp.gin"), objective_file("a/sharp.gin")) == ("sharp", "a/sharp.gin")
+    assert (objective_name("dist"), objective_file("dist")) == ("dist", "objectives/dist.gin")
+
+
+def test_without_a_validation_split_nothing_is_evaluated_while_training(tmp_path):
+    made = stages(plan(tmp_path, "VALIDATION_SPLIT=None"))
+    assert value(made["train/student.xent.0"], "EVAL_DATASET") is None
+    assert value(made["prepare"], "PREPARE_SPLITS") == ["train", "test"]
+    assert value(made["cascade"], "VALIDATION_SPLIT") is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("student/cat_xent/Objective.tempreature=2.0", "Objective has no parameter tempreature"),
+        ("teacher/AdmaW.learning_rate=2.0", "unknown name AdmaW"),
+        ("Experiment.objectives=['xent', 'cat_xnet']", "objectives/cat_xnet.gin"),
+        ("TRAIN_STEPS=%NUM_STEPS", "stage train/student.xent.0: train needs a value for NUM_STEPS"),
+        ("Experiment.seeds=[]", "Experiment.seeds is []"),
+        ("Experiment.seeds=[1, 1]", "has an entry twice"),
+        ("Experiment.objectives='xent'", "Experiment.objectives is 'xent'"),
+        ("Experiment.students={'teacher': 'models/t5_tiny.gin'}", "both a teacher and a student"),
+        ("Experiment.students={'eval': 'models/t5_tiny.gin'}", "cannot be called 'eval'"),
+        ("Experiment.students={'a.b': 'models/t5_tiny.gin'}", "cannot be called 'a.b'"),
+        ("Experiment.teachers={}", "Experiment.teachers names nothing"),
+        ("Experiment.signal='radio'", "Experiment.signal is 'radio'"),
+    ],
+)
+def test_a_wrong_experiment_is_refused_before_anything_starts(tmp_path, flag, said):
+    with pytest.raises(UserError) as caught:
+        plan(tmp_path, flag)
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_jobs_leave_an_accelerator_to_one_process(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert default_jobs() >= 1
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setattr("cat_jax.cli.experiment._ACCELERATORS", ("/dev/null",))
+    assert default_jobs() == 1
+
+
+def test_an_experiment_has_the_splits_it_evaluates():
+    experiment = Experiment({"t": "x.gin"}, {"s": "y.gin"}, ["xent"], validation_split="test")
+    assert experiment.evaluation_splits == ["test"]
