@@ -99,9 +99,9 @@ def test_sparse_names_an_id_twice_and_has_a_ghost():
 
 def test_sparse_with_every_id_named_drops_the_ghost_that_rounding_left():
     teacher = sparse([0, 1, 2], [0.5, 0.25, 0.25], 1e-8)
-    value, gradient = jax.value_and_grad(formulas.sparse_distillation)(jnp.array(STUDENT), teacher)
+    value, gradient = jax.value_and_grad(formulas.sparse_distillation)(jnp.append(STUDENT, NEG), teacher)
     assert value == pytest.approx(LOG(8) / 2 + LOG(4) / 4 + LOG(8 / 5) / 4, rel=1e-6)
-    np.testing.assert_allclose(gradient, [-3 / 8, 0, 3 / 8], atol=1e-6)
+    np.testing.assert_allclose(gradient, [-3 / 8, 0, 3 / 8, 0], atol=1e-6)
 
 
 def test_the_ghost_is_exact_where_one_minus_the_sum_would_be_nothing():
