@@ -78,7 +78,7 @@ def make_train_step(
             "input_tokens": jnp.float32(0) if inputs is None else jnp.sum(inputs > 0, dtype=jnp.float32),
             "loss_sum": output.loss_sum,
             "weight_sum": output.weight_sum,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
         }
         return TrainState(state.step + 1, params, opt_state, state.key), metrics

@@ -1,5 +1,7 @@
-"""A small world to train in: two tasks over 14 symbols (reverse a word, copy it), and models of a few hundred numbers."""
+"""A small world to train in: two tasks over 14 symbols (reverse a word, copy it), and tiny models."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cat_jax.checkpoint.retention import CheckpointConfig
@@ -11,6 +13,7 @@ from cat_jax.data.writer import write_store
 from cat_jax.losses.objective import Objective
 from cat_jax.models.t5_config import T5Config
 from cat_jax.train.optimizer import AdamW
+from cat_jax.types import Head, ModelOutput
 
 LENGTHS = {"inputs": 5, "targets": 6}
 VOCABULARY = 16
@@ -64,3 +67,19 @@ def arguments(model_dir, root, **fields):
         "checkpoint": CheckpointConfig(period=3, keep=2),
         **fields,
     }
+
+
+def toy_params(seed=0):
+    """Parameters of `toy_apply`: a model of one hidden layer, quick to compile."""
+    draw = np.random.default_rng(seed)
+    shapes = {"table": (VOCABULARY, 6), "encoder": (VOCABULARY, 6), "kernel": (6, 6), "head": (6, VOCABULARY)}
+    return {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def toy_apply(params, batch, dropout_key):
+    """The input token, the mean of the encoder's tokens, a hidden layer, dropout of one half."""
+    inputs = jnp.mean(params["encoder"][batch.encoder_input_tokens], axis=1, keepdims=True)
+    hidden = jnp.tanh((params["table"][batch.decoder_input_tokens] + inputs) @ params["kernel"])
+    if dropout_key is not None:
+        hidden = hidden * jax.random.bernoulli(dropout_key, 0.5, hidden.shape[-1:])
+    return ModelOutput(hidden, Head(params["head"], VOCABULARY))
