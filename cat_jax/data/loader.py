@@ -216,9 +216,9 @@ class _PaddedBatches(_Batches):
         if end is not None and self._position >= end:
             raise StopIteration
         start, stop = (self._position + row for row in self._rows)
-        positions = np.arange(start, stop if end is None else max(start, min(stop, end)))
+        tasks, indices = self._order.between(start, stop if end is None else min(stop, end))
         self._position += self._batch_size
-        return self._assembler.padded(*self._order.at(positions), num_rows=stop - start)
+        return self._assembler.padded(tasks, indices, num_rows=stop - start)
 
     def get_state(self) -> dict[str, Any]:
         return {"data": self._identity, "position": self._position}

@@ -13,6 +13,7 @@ import numpy as np
 
 _RESOLUTION = 1 << 24
 """Rates are rounded to multiples of one 2**-24th; positions stay below 2**39 so that products fit 64 bits."""
+_BLOCK = 4096
 _ROUNDS = 6
 _NARROWEST = 3
 """Bits of the narrowest half: below that, six rounds do not reach all permutations evenly."""
@@ -106,6 +107,22 @@ class ExampleOrder:
         self._parts = proportions(rates)
         self._keys = None if seed is None else [_key(seed, name) for name in names]
         self.length = None if num_epochs is None else self._end(num_epochs)
+        self._block: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def between(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """`at(arange(start, stop))`, found for a block of positions at once and kept: batches come in order."""
+        tasks, indices = [], []
+        while start < stop:
+            number, offset = divmod(start, _BLOCK)
+            if self._block is None or self._block[0] != number:
+                self._block = (number, *self.at(np.arange(number * _BLOCK, (number + 1) * _BLOCK)))
+            end = min(offset + stop - start, _BLOCK)
+            tasks.append(self._block[1][offset:end])
+            indices.append(self._block[2][offset:end])
+            start += end - offset
+        if not tasks:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.concatenate(tasks), np.concatenate(indices)
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(task ids i64[N], indices within the task's store i64[N]) of stream positions i64[N]."""

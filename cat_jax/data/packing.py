@@ -67,13 +67,13 @@ class Packer:
         start, chunk = self._chunk
         if not start <= position < start + len(chunk):
             start = position // self._CHUNK * self._CHUNK
-            chunk = self._examples(np.arange(start, start + self._CHUNK))
+            chunk = self._examples(start, start + self._CHUNK)
             self._chunk = (start, chunk)
         return chunk[position - start]
 
-    def _examples(self, positions: np.ndarray) -> list[tuple[int, int, int, int]]:
-        tasks, indices = self._order.at(positions)
-        sizes = np.zeros((len(positions), 2), np.int64)
+    def _examples(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
+        tasks, indices = self._order.between(start, stop)
+        sizes = np.zeros((len(tasks), 2), np.int64)
         for task in np.unique(tasks).tolist():
             sizes[tasks == task] = self._lengths[task][indices[tasks == task]]
         return list(zip(tasks.tolist(), indices.tolist(), sizes[:, 0].tolist(), sizes[:, 1].tolist(), strict=True))

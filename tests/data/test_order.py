@@ -95,6 +95,13 @@ def test_any_position_alone_equals_the_stream(start):
         assert (task[0], index[0]) == (tasks[offset], indices[offset])
 
 
+def test_blocks_do_not_show():
+    order = ExampleOrder([13, 5], [2.0, 1.0], ["a", "b"], seed=3)
+    for start, stop in ((0, 10), (4090, 4100), (4095, 4096), (4096, 4097), (3, 9000), (8192, 8192), (5, 6)):
+        for got, want in zip(order.between(start, stop), order.at(np.arange(start, stop)), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 def test_epochs_end_where_the_first_task_is_exhausted():
     assert ExampleOrder([7], [1.0], ["a"], None, num_epochs=3).length == 21
     order = ExampleOrder([10, 4], [1.0, 1.0], ["a", "b"], None, num_epochs=2)

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import pathlib
+import re
+import resource
 import signal
 import time
 
@@ -252,6 +254,26 @@ def test_read_only_directory(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match=r"cannot write .*shard-00000"), StoreWriter(blocked / "s", RECIPE).shard(0):
         pass
+
+
+def _write_too_much(directory, results):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))  # refuses as a full disk does
+    try:
+        write_shard(StoreWriter(directory, RECIPE), 0, 20_000)
+    except UserError as e:
+        results.put(str(e))
+
+
+def test_a_full_disk(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    results = context.Queue()
+    child = context.Process(target=_write_too_much, args=(tmp_path / "s", results))
+    child.start()
+    message = results.get(timeout=60)
+    child.join()
+    assert re.match(r"cannot write .*shard-00000-of-00003.array_record \(.*\): free space there, or", message)
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 def test_fingerprint_follows_content(tmp_path):
