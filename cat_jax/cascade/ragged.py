@@ -47,7 +47,7 @@ class Ragged:
         start = self.starts[full]
         quantile, above = ordered[start + low], ordered[start + high]
         finite = np.isfinite(quantile)  # below a log-probability of -inf there is nothing to interpolate
-        quantile[finite] += ((position - low) * (above - np.where(finite, quantile, 0.0)))[finite]
+        quantile[finite] += (position - low)[finite] * (above[finite] - quantile[finite])
         result[full] = quantile
         return result
 

@@ -85,6 +85,8 @@ class Running:
             rank[self.order] = np.arange(len(self.order))
             sums = np.zeros((self.weights.shape[1], len(self.cuts), values.shape[1]))
             some = np.flatnonzero(self.cuts)
+            if not len(some):
+                return sums
             masked = values[:, None, :] * (rank[:, None] < self.cuts[some])[:, :, None]  # [N, P, D]
             sums[:, some] = self.totals(masked.reshape(len(values), -1)).reshape(-1, len(some), values.shape[1])
             return sums
@@ -103,7 +105,7 @@ def _product(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     width = values.shape[1]
     if width == 1 and sets > 1:
         return np.einsum("nr,n->r", weights, values[:, 0])[:, None]
-    rows = max(1, 2**17 // (sets * max(width, 1)))
+    rows = max(1, 2**17 // (sets * width))
     whole = count // rows * rows
     left = values[:whole].reshape(-1, rows, width).transpose(0, 2, 1)
     total = np.matmul(left, weights[:whole].reshape(-1, rows, sets)).sum(axis=0)

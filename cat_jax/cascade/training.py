@@ -30,7 +30,7 @@ POINTS = 60
 
 
 def read_history(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The series of a `metrics.jsonl`: `step` and those of SERIES that are there, binned; `train/` may stand before.
+    """The series of a `metrics.jsonl`: `step` and those of SERIES that are there; `train/` may stand before a name.
 
     Each line is a JSON object with a step and scalars. Lines without any of the series (of evaluations, say) are
     skipped, and so is a last line cut short by a kill. A step logged twice, after a resume, counts as it was last.
@@ -60,15 +60,12 @@ def read_history(path: str | os.PathLike) -> dict[str, np.ndarray]:
     steps = sorted(rows)
     common = [name for name in SERIES if steps and all(name in rows[step] for step in steps)]
     history = {"step": np.array(steps, dtype=np.float64)}
-    history |= {name: np.array([rows[step][name] for step in steps]) for name in common}
-    return {name: _binned(values) for name, values in history.items()}
+    return history | {name: np.array([rows[step][name] for step in steps]) for name in common}
 
 
-def _binned(values: np.ndarray) -> np.ndarray:
+def binned(values: np.ndarray) -> np.ndarray:
     """Means of at most POINTS runs of values, of equal length to within one."""
-    return (
-        np.array([part.mean() for part in np.array_split(values, min(POINTS, len(values)))]) if len(values) else values
-    )
+    return np.array([part.mean() for part in np.array_split(values, min(POINTS, len(values)))])
 
 
 def training_histories(
@@ -91,17 +88,13 @@ def training_histories(
         logs = {name: log for name, log in logs.items() if len(log["step"])}
         if not logs:
             continue
-        first = next(iter(logs.values()))
-        alike = [
-            log for log in logs.values() if log.keys() == first.keys() and np.array_equal(log["step"], first["step"])
-        ]
+        first, *others = logs.values()
+        alike = all(o.keys() == first.keys() and np.array_equal(o["step"], first["step"]) for o in others)
+        averaged = [first, *others] if alike else [first]
         kept = {name: float(log["kept_fraction"].mean()) for name, log in logs.items() if "kept_fraction" in log}
         result[objective] = {
-            "models": list(logs) if len(alike) == len(logs) else list(logs)[:1],
-            "series": {
-                name: np.mean([log[name] for log in (alike if len(alike) == len(logs) else [first])], axis=0).tolist()
-                for name in first
-            },
+            "models": list(logs)[: len(averaged)],
+            "series": {name: binned(np.mean([log[name] for log in averaged], axis=0)).tolist() for name in first},
             "kept_fraction": {"mean": float(np.mean(list(kept.values()))), "seeds": kept} if kept else None,
         }
     return result

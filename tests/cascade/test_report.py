@@ -1,0 +1,226 @@
+"""report.html and curve.svg: self-contained, escaped, well formed, and made of the numbers in results.json."""
+
+import html
+import html.parser
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import cascade_tables
+import pytest
+
+from cat_jax.cascade.experiment import cascade
+from cat_jax.cascade.report import render_report
+from cat_jax.cascade.standalone import standalone_curve
+
+HOSTILE = """<script>alert('1')</script>&"quoted"</table>"""
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An experiment whose every text is hostile."""
+    root = tmp_path_factory.mktemp("report")
+    objectives = {"xent": 0.0, f"cat{HOSTILE}": 0.3, "cat_dist": 0.2}
+    students = {}
+    written = cascade_tables.experiment(
+        root / "tables", objectives=dict.fromkeys(["xent", "cat", "cat_dist"], 0.1), count=40
+    )
+    for name, (objective, seed) in written.items():
+        students[name] = (next(o for o in objectives if o.startswith(objective)), seed)
+    for split in ("validation", "test"):
+        for model in ("teacher", *students):
+            columns = {
+                "ids": [str(i) for i in range(10)],
+                "input": [HOSTILE] * 10,
+                "target": [HOSTILE * 20] * 10,
+                "prediction": [HOSTILE] * 10,
+                "scores": [1.0] * 5 + [0.0] * 5,
+                "token_entropies": [[1.0]] * 10,
+                "logprobs": [[-float(i)] for i in range(10)],
+            }
+            cascade_tables.write(root / "tables", model, f"hostile/{HOSTILE}", split, **columns)
+    return cascade(
+        tables_dir=root / "tables",
+        large="teacher",
+        students=students,
+        tasks=[*cascade_tables.TASKS, f"hostile/{HOSTILE}"],
+        output_dir=root / "out",
+        rules=("chow_average", "entropy"),
+        resamples=30,
+        histories={name: cascade_tables.history(root / f"{name}.jsonl") for name in students},
+        configs={HOSTILE: HOSTILE},
+        title=f"Title {HOSTILE}",
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Collects elements, and checks that every one is closed in turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.ids, self.rows = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if "table" in self.open and self.rows and self.rows[-1]:
+            self.rows[-1][-1] += f" {data}"
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    parsed = Page()
+    parsed.feed(made.report_path.read_text())
+    assert parsed.open == []
+    return parsed
+
+
+def test_nothing_is_fetched_and_nothing_runs(made):
+    for path in (made.report_path, made.picture_path):
+        text = path.read_text()
+        without = text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"https?:|//[a-z]|url\(|@import|@font-face|javascript:", without)
+        assert "<script" not in text
+        assert not re.search(r"<(link|img|iframe|object|embed|base|form)\b", text)
+        assert not re.search(r"\son[a-z]+=", text)
+
+
+def test_hostile_text_is_shown_as_text(made, page):
+    text = made.report_path.read_text()
+    assert "alert(&#x27;1&#x27;)" in text
+    assert "<script" not in text
+    assert {"script", "object"}.isdisjoint({tag for tag, _ in page.seen})
+    shown = " ".join(cell for row in page.rows for cell in row)
+    assert HOSTILE in shown
+
+
+def test_pictures_are_well_formed_xml(made):
+    text = made.report_path.read_text()
+    charts = re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)
+    assert len(charts) > 20
+    for chart in charts:
+        ElementTree.fromstring(chart)
+    ElementTree.fromstring(made.picture_path.read_text())
+
+
+def test_every_picture_is_described(made):
+    text = made.report_path.read_text()
+    for chart in re.findall(r"<svg xmlns.*?</svg>", text, flags=re.DOTALL):
+        root = ElementTree.fromstring(chart)
+        names = [child.tag.split("}")[1] for child in root][:2]
+        assert names == ["title", "desc"]
+        assert root.get("role") == "img"
+        assert root[0].text
+        assert root[1].text
+
+
+def test_tables_have_headers_and_names(page):
+    assert len(page.ids) == len(set(page.ids))
+    tables = [attrs for tag, attrs in page.seen if tag == "table"]
+    assert len(tables) >= 8
+    assert all(attrs["aria-labelledby"] in page.ids for attrs in tables)
+    heads = [attrs for tag, attrs in page.seen if tag == "th"]
+    assert {attrs["scope"] for attrs in heads} == {"col", "row", "rowgroup"}
+    links = [attrs["href"] for tag, attrs in page.seen if tag == "a"]
+    assert {link.removeprefix("#") for link in links} <= set(page.ids)
+    assert len(links) == 11
+
+
+def test_light_dark_and_narrow_are_there(made):
+    text = made.report_path.read_text()
+    assert "@media (prefers-color-scheme:dark)" in text
+    assert 'name="viewport" content="width=device-width,initial-scale=1"' in text
+    assert text.count('<div class="wide">') == text.count('<div class="narrow">') == 3
+    assert len(text) < 1_000_000
+
+
+def cells_of(page, first):
+    return next(row for row in page.rows if row and row[0].strip() == first)
+
+
+def shown(value, digits=1):
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def test_the_headline_table_shows_the_numbers_of_results_json(made, page):
+    results = json.loads(made.results_path.read_text())
+    for objective in results["objectives"]:
+        row = [cell.split() for cell in cells_of(page, objective)]
+        found = results["summary"]["pooled"][objective]
+        for cell, name in zip(row[1:4], ("small_quality", "auc_df", "quality_at_30"), strict=True):
+            low, high = found[name]["interval"]
+            assert cell == [shown(found[name]["mean"]), f"[{shown(low)},", f"{shown(high)}]"]
+        assert row[5] == [shown(found["auc_df"]["spread"], 2)]
+        kept = results["training"][objective]["kept_fraction"]["mean"]
+        assert row[6] == [shown(100 * kept), "%"]
+        if objective == "xent":
+            assert row[4] == ["–"]
+        else:
+            gained = results["differences"]["pooled"][objective]["auc_df"]["mean"]
+            assert row[4][0] == f"{gained:+.1f}".replace("-", "−")
+    assert cells_of(page, "teacher")[1].split()[0] == shown(
+        results["summary"]["pooled"]["xent"]["large_quality"]["mean"]
+    )
+
+
+def test_the_page_is_made_of_results_json_alone(made):
+    results = json.loads(made.results_path.read_text())
+    assert render_report(results) == made.report_path.read_text()
+    assert standalone_curve(results) == made.picture_path.read_text()
+
+
+def test_statements_follow_the_numbers(made):
+    results = json.loads(made.results_path.read_text())
+    found = results["differences"]["pooled"]["cat_dist"]["auc_df"]
+
+    def verdict_of(low, high):
+        found.update(mean=(low + high) / 2, interval=[low, high], nested=[low - 5, high + 5])
+        text = html.unescape(re.sub(r"<[^>]+>", "", render_report(results)))
+        return re.search(r"cat_dist minus xent: AUC-DF (.*?)\. (AUC-DF is .*?)\.", text)[2]
+
+    assert verdict_of(1.0, 3.0) == "AUC-DF is above xent's"
+    assert verdict_of(-3.0, -1.0) == "AUC-DF is below xent's"
+    assert verdict_of(-1.0, 3.0) == "AUC-DF is not clearly different from xent's"
+
+
+def test_long_texts_are_cut(made):
+    rows = [row for row in made.results["samples"]["rows"] if row["task"].startswith("hostile")]
+    assert rows
+    assert all(len(row["target"]) == 240 and row["target"].endswith("…") for row in rows)
+
+
+def test_lines_stay_short(made):
+    for chart in re.findall(r'<polyline[^>]*points="([^"]*)"', made.report_path.read_text()):
+        assert len(chart.split()) <= 200
+
+
+def test_many_objectives_still_look_different(tmp_path):
+    objectives = dict.fromkeys(("xent", *(f"keep_{i}" for i in range(11))), 0.1)
+    students = cascade_tables.experiment(tmp_path / "tables", {"t": 0.0}, objectives, (0,), 30, ("test",))
+    report = cascade(
+        tables_dir=tmp_path / "tables",
+        large="teacher",
+        students=students,
+        tasks=["t"],
+        output_dir=tmp_path / "out",
+        validation_split=None,
+        resamples=5,
+    )
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', report.report_path.read_text())[1]
+    looks = re.findall(r'<line class="line (\w+)"([^/]*?) x1.*?<(\w+) class="mark', legend)
+    assert len(looks) == len(set(looks)) == 12
