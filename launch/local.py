@@ -127,6 +127,8 @@ def _echo(index: int, job: subprocess.Popen, lock: threading.Lock) -> None:
     """Copies a process's output, each line marked with its number."""
     assert job.stdout is not None
     for line in job.stdout:
+        if line.startswith("[Gloo] Rank"):  # XLA's CPU collectives greet each other, some hundred times
+            continue
         with lock:
             sys.stdout.write(f"[{index}] {line}")
             sys.stdout.flush()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cat_jax.errors import UserError
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 CONFIGURATION = "config.gin"
 OPERATIVE = "operative_config.gin"
+BEGUN = "training.json"
+"""What `train` writes once it has accepted its configuration."""
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -54,17 +58,35 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
         raise cannot_write(path, e) from e
 
 
-def is_begun(model_dir: str | os.PathLike) -> bool:
-    """Whether a training run has left anything in its directory."""
-    return not is_remote(model_dir) and any(pathlib.Path(model_dir).iterdir())
-
-
 def save_configuration(directory: str | os.PathLike, command: Command) -> None:
     """Writes what the command used, and the same with all defaults, into `directory`; each whole or not at all."""
     again = f"# Do it again: cat-jax {command.root} --gin_file={pathlib.PurePosixPath(directory) / CONFIGURATION}\n"
     built = f"# What `cat-jax {command.root}` was built from, defaults included.\n"
     _write(directory, CONFIGURATION, again + command.configuration)
     _write(directory, OPERATIVE, built + command.operative)
+
+
+@contextlib.contextmanager
+def recorded(model_dir: str | os.PathLike, command: Command) -> Iterator[None]:
+    """Around a training: its configuration lies in its directory from the start, and is brought up to date at the end.
+
+    What an earlier start has left there stays until this one has succeeded: `train` refuses a directory that was begun
+    with another configuration. A start that was refused leaves nothing.
+    """
+    path = pathlib.Path(model_dir)
+    fresh = is_remote(model_dir) or not (path / BEGUN).exists()
+    if fresh:
+        save_configuration(model_dir, command)
+    try:
+        yield
+    except BaseException:
+        if fresh and not is_remote(model_dir) and not (path / BEGUN).exists():
+            for name in (CONFIGURATION, OPERATIVE):
+                (path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.rmdir()  # if it is empty
+        raise
+    save_configuration(model_dir, command)
 
 
 def _write(directory: str | os.PathLike, name: str, text: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from cat_jax.cli.command import MULTIPROCESS, Manual, parse_gin_flags
-from cat_jax.cli.outputs import check_writable, is_begun, save_configuration
+from cat_jax.cli.outputs import check_writable, recorded
 from cat_jax.cli.stores import ensure_prepared, wanted_in
 
 MANUAL = Manual(
@@ -48,10 +49,6 @@ def main(argv: Sequence[str]) -> int:
     model_dir = command.arguments["model_dir"]
     check_writable(model_dir, "MODEL_DIR")
     ensure_prepared(wanted_in(command.arguments), flags, several)
-    # `train` refuses a directory that was begun with another configuration: what is written there must stay till then.
-    if devices.is_first() and not is_begun(model_dir):
-        save_configuration(model_dir, command)
-    command.call()
-    if devices.is_first():
-        save_configuration(model_dir, command)
+    with recorded(model_dir, command) if devices.is_first() else contextlib.nullcontext():
+        command.call()
     return 0

@@ -127,3 +127,28 @@ def test_the_documentation_lists_every_name():
     text = (pathlib.Path(__file__).parents[2] / "docs" / "gin.md").read_text()
     rows = text.split("## Names")[1].split("## Macros")[0]
     assert set(rows.split("`")[1::2]) >= set(NAMES)
+
+
+def recorded(tmp_path, text, begins, error=None):
+    with outputs.recorded(tmp_path / "m", configuration.Command("train", {}, text, "")):
+        assert (tmp_path / "m" / "config.gin").exists()
+        if begins:
+            (tmp_path / "m" / "training.json").write_text("{}")
+        if error:
+            raise error
+
+
+def test_a_refused_training_leaves_nothing(tmp_path):
+    with pytest.raises(UserError):
+        recorded(tmp_path, "A = 1\n", begins=False, error=UserError("no", "mend"))
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_training_that_was_stopped_keeps_its_configuration_until_another_succeeds(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        recorded(tmp_path, "A = 1\n", begins=True, error=KeyboardInterrupt())
+    with pytest.raises(UserError):
+        recorded(tmp_path, "A = 2\n", begins=True, error=UserError("changed", "mend"))
+    assert (tmp_path / "m" / "config.gin").read_text().endswith("\nA = 1\n")
+    recorded(tmp_path, "A = 3\n", begins=True)
+    assert (tmp_path / "m" / "config.gin").read_text().endswith("\nA = 3\n")
