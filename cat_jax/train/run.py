@@ -148,6 +148,8 @@ class Run:
             stop = stopper.should_stop()
             if self._progress is not None:
                 self._progress.update(step, self._note)
+            if step == plan.train_steps:
+                break  # `_finish` logs, evaluates and saves
             if step % plan.log_period == 0:
                 self._log(step)
             saving = step % plan.checkpoint.period == 0
@@ -155,7 +157,7 @@ class Run:
                 self._evaluate(step, state.params)
             if saving or stop:
                 self._save(step, state)
-            if stop and step < plan.train_steps:
+            if stop:
                 self._checkpoints.wait()
                 raise Preempted(f"{stopper.reason()} after step {step}, which is saved")
         return state, step

@@ -80,7 +80,7 @@ def first_difference(before: Any, after: Any, name: str = "") -> str | None:
     'optimizer.b1 was 0.9 and is now 0.8'
     """
     if isinstance(before, dict) and isinstance(after, dict):
-        for key in sorted(before.keys() | after.keys()):
+        for key in sorted(before.keys() | after.keys(), key=lambda key: (key != "kind", key)):
             inner = f"{name}.{key}" if name else key
             difference = first_difference(before.get(key), after.get(key), inner)
             if difference:

@@ -1,10 +1,14 @@
 """A small world to train in: two tasks over 14 symbols (reverse a word, copy it), and tiny models."""
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cat_jax.checkpoint.retention import CheckpointConfig
+from cat_jax.checkpoint.retention import CheckpointConfig, checkpoints_dir
+from cat_jax.checkpoint.seal import read_seal, sealed_steps
 from cat_jax.data.loader import DatasetConfig
 from cat_jax.data.manifest import FeatureInfo, Recipe
 from cat_jax.data.mixture import Mixture, MixtureTask, write_mixture
@@ -83,3 +87,16 @@ def toy_apply(params, batch, dropout_key):
     if dropout_key is not None:
         hidden = hidden * jax.random.bernoulli(dropout_key, 0.5, hidden.shape[-1:])
     return ModelOutput(hidden, Head(params["head"], VOCABULARY))
+
+
+def records(model_dir):
+    """The records of `metrics.jsonl`, without what a clock said."""
+    lines = (pathlib.Path(model_dir) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "timing"} for line in lines]
+
+
+def steps_and_digest(model_dir):
+    """(checkpoints there, the name of the last one's parameter values)."""
+    directory = checkpoints_dir(model_dir)
+    steps = sealed_steps(directory)
+    return steps, read_seal(directory / str(steps[-1])).digest
