@@ -170,7 +170,7 @@ def forest(results: dict[str, Any], name: str) -> tuple[str, str] | None:
     width, height, parts, now = 330, 8.0, [], ""
 
     def x(value: float) -> float:
-        return 10 + (value - low) / (high - low) * (width - 20)
+        return 18 + (value - low) / (high - low) * (width - 36)
 
     for scope, objective, e in rows:
         if scope != now:

@@ -28,6 +28,7 @@ class Metric:
         value = float(value) if isinstance(value, str) else value  # results.json spells infinity "inf"
         if value is None or math.isnan(value):
             return NOTHING
+        signed = signed and value != 0
         if math.isinf(value):
             return "never" if value > 0 else NOTHING
         if self.unit == "share":

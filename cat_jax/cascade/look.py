@@ -65,22 +65,19 @@ def percent(value: float) -> str:
 def plain(value: float) -> str:
     """A tick or tooltip of quality.
 
-    >>> plain(40.0), plain(48.2345), plain(-0.51)
-    ('40', '48.2', '−0.5')
+    >>> plain(40.0), plain(48.2345), plain(-0.5)
+    ('40', '48.23', '−0.5')
     """
-    return f"{value:.1f}".removesuffix(".0").replace("-", MINUS)
+    return f"{value:.2f}".rstrip("0").removesuffix(".").replace("-", MINUS)
 
 
 def signed(value: float) -> str:
     """A tick or tooltip of a difference.
 
     >>> signed(0.0), signed(2.25), signed(-1.0)
-    ('0', '+2.2', '−1')
+    ('0', '+2.25', '−1')
     """
-    if abs(value) < 0.005:
-        return "0"
-    text = f"{value:+.1f}" if abs(value) >= 0.1 else f"{value:+.2f}".rstrip("0")
-    return text.removesuffix(".0").replace("-", MINUS)
+    return "0" if abs(value) < 0.005 else ("+" if value > 0 else "") + plain(value)
 
 
 def thousands(value: float) -> str:

@@ -16,11 +16,11 @@ from cat_jax.cascade.summary import kept_name, rate_name
 SHARE = Metric("", "share")
 
 
-def best_of(summary: dict[str, Any], name: str) -> str | None:
-    """The objective with the best mean of a metric; None if there is but one, or the metric has no better side."""
-    values = {o: m[name]["mean"] for o, m in summary.items() if isinstance(m[name]["mean"], float)}
+def best_of(summary: dict[str, Any], name: str) -> float | None:
+    """The best mean of a metric over objectives; None if there is but one, or the metric has no better side."""
+    values = [m[name]["mean"] for m in summary.values() if isinstance(m[name]["mean"], float)]
     direction = metric(name).better
-    return max(values, key=lambda o: direction * values[o]) if len(values) > 1 and direction else None
+    return direction * max(direction * v for v in values) if len(values) > 1 and direction else None
 
 
 def objectives_table(results: dict[str, Any]) -> str:
@@ -36,7 +36,7 @@ def objectives_table(results: dict[str, Any]) -> str:
     head += [f"AUC-DF minus {baseline}", "Spread over seeds", "Tokens kept"]
     rows = []
     for objective, found in summary.items():
-        cells = [estimate_cell(metric(n), found[n], best=best[n] == objective) for n in names]
+        cells = [estimate_cell(metric(n), found[n], best=best[n] == found[n]["mean"]) for n in names]
         cells.append(
             estimate_cell(metric("auc_df"), apart[objective]["auc_df"], True)
             if objective in apart
@@ -92,7 +92,7 @@ def scopes_table(results: dict[str, Any]) -> str:
         summary = by_objective(results, results["summary"][scope])
         best = {name: best_of(summary, name) if name != "large_quality" else None for name in names}
         for objective, found in summary.items():
-            cells = [estimate_cell(metric(n), found[n], best=best[n] == objective) for n in names]
+            cells = [estimate_cell(metric(n), found[n], best=best[n] == found[n]["mean"]) for n in names]
             rows.append([text(scope_title(scope)), text(objective), *cells])
     head = ["Scope", "Objective", *(metric(n).label for n in names)]
     return table("Every task by itself, and pooled.", head, rows, [False, False, *[True] * len(names)])

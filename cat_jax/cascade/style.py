@@ -83,7 +83,7 @@ figcaption,.note{color:var(--muted);font-size:.88rem;max-width:46rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 figure.tabular{margin:1.5rem 0}
 th,td{padding:.45rem .75rem;text-align:left;vertical-align:top;border-top:1px solid var(--line)}
-tbody th{font-weight:600;min-width:7rem;max-width:12rem}
+tbody th{font-weight:600;min-width:7rem;max-width:12rem;overflow-wrap:anywhere}
 .n{text-align:right;white-space:nowrap}
 thead th,thead th.n{background:var(--panel);font-weight:600;vertical-align:bottom;border-top:0;line-height:1.3;
 white-space:normal;min-width:4.5rem}
