@@ -22,6 +22,13 @@ def test_ties_go_to_the_lowest_id_and_have_no_margin():
     np.testing.assert_allclose(statistics.entropies[1], np.log(4), rtol=1e-6)
 
 
+def test_best_is_argmax():
+    logits = jnp.asarray(np.random.default_rng(1).integers(0, 9, (200, 13)), jnp.float32)
+    np.testing.assert_array_equal(best_tokens(logits), jnp.argmax(logits, axis=-1))
+    odd = jnp.array([[-jnp.inf, -jnp.inf, -jnp.inf], [jnp.nan, 0.0, 1.0]])
+    assert ((best_tokens(odd) >= 0) & (best_tokens(odd) < 3)).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("spread", [0.1, 30.0])
 def test_against_float64(dtype, spread):

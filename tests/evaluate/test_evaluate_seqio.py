@@ -1,0 +1,100 @@
+"""`evaluate` on tasks of SeqIO: texts and metrics are the tasks' own."""
+
+import dataclasses
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+import small_world
+
+from cat_jax.errors import UserError
+from cat_jax.evaluate.run import evaluate
+from cat_jax.table import read_table
+
+pytest.importorskip("seqio", reason="tasks are checked where SeqIO is installed")
+WORDS = ["a0", "b1", "c2", "a3", "b4", "c5", "a6"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two prepared tasks, and a model of their vocabulary."""
+    from cat_jax.data import seqio_task
+    from cat_jax.data.manifest import Recipe
+    from cat_jax.data.mixture import write_mixture
+    from cat_jax.data.record import Example
+    from cat_jax.data.writer import write_store
+
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pathlib.Path(__file__).parent))
+        seqio_task.load_modules("choice_tasks")
+    sys.modules.pop("choice_tasks", None)
+    for name in ("shout", "choose"):
+        task = seqio_task.get_task(name)
+        features = seqio_task.feature_infos(task)
+        vocabulary = task.output_features["targets"].vocabulary
+        examples = []
+        for k, word in enumerate(WORDS):
+            raw = {"inputs_pretokenized": word, "targets_pretokenized": word.upper()}
+            raw["options"] = [word.upper(), "é", "nothing of the kind"]
+            tokens = (np.array([*vocabulary.encode(text), 1], np.int32) for text in (word, word.upper()))
+            examples.append(Example(str(k), *tokens, raw))
+        lengths = {"inputs": 8, "targets": 8}
+        write_store(root / "store", Recipe(name, "test", features, lengths, num_shards=1, keep_raw=True), examples)
+    write_mixture(root / "store", seqio_task.resolve_mixture(seqio_task.get_provider("shout_and_choose")))
+    config = dataclasses.replace(small_world.CONFIG, vocab_size=vocabulary.vocab_size)
+    small_world.save_model(root / "model", config=config, vocabulary=features["targets"].vocabulary)
+    return root
+
+
+def run(world, output_dir, task, mode):
+    models = {"m": str(world / "model")}
+    return evaluate(models, str(world / "store"), task, str(output_dir), None, ["test"], mode, batch_size=4)
+
+
+def test_generate(world, tmp_path):
+    from cat_jax.data import seqio_task
+
+    metrics = run(world, tmp_path, "shout", "generate")["m"]["test"]["tasks"]["shout"]["metrics"]
+    table, info = read_table(tmp_path / "m" / "shout.test.parquet")
+    rows = table.to_pylist()
+    assert [(row["input"], row["target"]) for row in rows] == [(word, word.upper()) for word in WORDS]
+    vocabulary = seqio_task.vocabulary("shout")
+    assert [row["prediction"] for row in rows] == [vocabulary.decode(row["prediction_tokens"]) for row in rows]
+    right = [row["prediction"] == row["target"] for row in rows]
+    first = [row["target"][0] == row["prediction"][:1] for row in rows]
+    assert metrics == info.metrics == pytest.approx({"accuracy": 100 * np.mean(right), "first": np.mean(first)})
+    assert (info.metric, info.metric_kind) == ("accuracy", "mean")
+    assert [row["score"] for row in rows] == [100.0 * r for r in right]
+
+
+def test_score(world, tmp_path):
+    metrics = run(world, tmp_path, "choose", "auto")["m"]["test"]["tasks"]["choose"]["metrics"]
+    table, info = read_table(tmp_path / "m" / "choose.test.parquet")
+    rows = table.to_pylist()
+    # Options are tokenised as targets are: UTF-8 bytes, then the end of sequence.
+    assert [row["option_lengths"] for row in rows] == [[3, 3, 20]] * 7
+    assert [row["prediction"] for row in rows] == [row["options"][np.argmax(row["option_scores"])] for row in rows]
+    lead = np.mean([row["option_scores"][0] - row["option_scores"][1] for row in rows])
+    np.testing.assert_allclose(metrics["lead"], lead, rtol=1e-6)
+    assert metrics["accuracy"] == pytest.approx(100 * np.mean([row["prediction"] == row["target"] for row in rows]))
+    assert info.mode == "score"
+    ends = [row["prediction_tokens"][-1] for row in rows]
+    assert ends == [1] * 7
+
+
+def test_a_mixture_takes_each_task_in_its_mode(world, tmp_path):
+    content = run(world, tmp_path, "shout_and_choose", "generate")["m"]["test"]
+    assert list(content["tasks"]) == ["choose", "shout"]
+    headline = [task["metrics"]["accuracy"] for task in content["tasks"].values()]
+    assert content["average"]["headline"] == np.mean(headline)
+    assert content["average"]["metrics"] == {"accuracy": content["average"]["headline"]}
+
+
+def test_an_unknown_module_is_told_before_anything_runs(world, tmp_path):
+    with pytest.raises(UserError, match="no module 'absent_tasks'"):
+        evaluate(
+            {"m": str(world / "model")}, str(world / "store"), "shout", str(tmp_path / "out"), "absent_tasks", ["test"]
+        )
+    assert not (tmp_path / "out").exists()
