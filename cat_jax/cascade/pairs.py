@@ -31,7 +31,7 @@ class Answers:
         """f64[N]: a numeric column.
 
         Raises:
-          UserError: a row of it is null.
+          UserError: a row of it is null, NaN or infinite.
         """
         values = self.table.column(column)
         if values.null_count:
@@ -39,7 +39,10 @@ class Answers:
                 f"{column} is missing in {values.null_count} of {len(values)} rows of {self}",
                 "evaluate this model again",
             )
-        return values.to_numpy().astype(np.float64)
+        array = values.to_numpy().astype(np.float64)
+        if not np.isfinite(array).all():
+            raise UserError(f"{column} is not finite in a row of {self}", "evaluate this model again")
+        return array
 
     def __str__(self) -> str:
         return f"the table of {self.info.model} on {self.info.task} ({self.info.split})"
@@ -81,8 +84,7 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
         raise UserError(f"{repeated} example ids occur twice in {made}", mend)
     if info.metric_kind not in KINDS:
         raise UserError(f"{made} has metric kind {info.metric_kind!r}", f"use one of {', '.join(KINDS)}")
-    flops = made.numbers("flops")
-    if not (flops > 0).all() or not np.isfinite(flops).all():
+    if not (made.numbers("flops") > 0).all():
         raise UserError(f"{made} holds FLOPs that are not positive numbers", mend)
     return made
 

@@ -291,6 +291,8 @@ def test_bad_input_is_named_with_a_mend(made, tmp_path, changes, problem, mend):
         ({"info": {"metric": "f1"}}, "has metric 'f1'"),
         ({"kind": "bleu"}, "has metric_kind 'bleu'"),
         ({"flops": 0.0}, "FLOPs that are not positive"),
+        ({"flops": float("inf")}, "flops is not finite in a row of the table of s"),
+        ({"scores": [0.0, float("nan"), 1.0, 1.0]}, "score is not finite in a row of the table of s"),
         ({"scores": [0.0, 0.0, 0.0, 1.0], "info": {"metrics": {"accuracy": 75.0}}}, "states accuracy 75, but its rows"),
     ],
 )
