@@ -47,7 +47,7 @@ class Converter:
         Raises:
           UserError: an empty target, a token id beyond the vocabulary, or a feature that is no sequence of ids.
         """
-        if self._recipe.example_ids == "feature":
+        if "example_id" in element:
             example_id = str(plain(element["example_id"]))
         else:
             example_id = str(k * self._recipe.num_shards + self._shard)
@@ -64,7 +64,7 @@ class Converter:
 
     def _check(self, name: str, ids: np.ndarray, example_id: str) -> None:
         where = f"example {example_id} of task {self._recipe.task!r}, split {self._recipe.split!r}"
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
             problem = f"{name!r} of {where} is {ids.dtype}{list(ids.shape)}, not a sequence of token ids"
             raise UserError(problem, "add seqio.preprocessors.tokenize to the task")
         if name == "targets" and not len(ids):

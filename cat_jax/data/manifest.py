@@ -36,8 +36,7 @@ class FeatureInfo:
 class Recipe:
     """All that decides a store's bytes, besides the task's own code and data.
 
-    `example_ids` is "feature" (the task has a feature `example_id`) or "position". `keep_raw` says whether records
-    hold the fields that SeqIO's postprocessors and metrics read.
+    `keep_raw` says whether records hold the fields that SeqIO's postprocessors and metrics read.
     """
 
     task: str
@@ -47,7 +46,6 @@ class Recipe:
     num_shards: int
     keep_raw: bool
     seed: int = 0
-    example_ids: str = "position"
     version: int = VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,12 +69,14 @@ class Recipe:
 class ShardEntry:
     """A finished shard. Token counts are after trimming.
 
+    `example_ids` is "feature" (the task has a feature `example_id`) or "position".
     `trimmed` counts, per feature, examples that SeqIO's last trim cut; `at_limit` those that fill the feature length,
     cut or not (a task that trims on its own account cuts before anyone can count).
     """
 
     file: str
     num_examples: int
+    example_ids: str
     bytes: int
     sha256: str
     lengths_file: str

@@ -14,7 +14,7 @@ from cat_jax.data import layout, seqio_task
 from cat_jax.data.manifest import Manifest, Recipe, read_manifest
 from cat_jax.data.mixture import write_mixture
 from cat_jax.data.store import ExampleStore
-from cat_jax.data.units import Unit, pipeline, run_units
+from cat_jax.data.units import Unit, run_units
 from cat_jax.data.writer import StoreWriter
 from cat_jax.errors import UserError
 from cat_jax.files import cannot_write
@@ -100,7 +100,7 @@ def _recipe(config: PrepareConfig, task: Any, split: str) -> Recipe:
                 f"add {name!r} to TASK_FEATURE_LENGTHS",
             )
     examples = seqio_task.num_input_examples(task, split)
-    recipe = Recipe(
+    return Recipe(
         task=task.name,
         split=split,
         features=features,
@@ -109,8 +109,6 @@ def _recipe(config: PrepareConfig, task: Any, split: str) -> Recipe:
         keep_raw=config.keep_raw == "all" or (config.keep_raw == "evaluation" and split != "train"),
         seed=config.seed,
     )
-    spec = pipeline(recipe, 0).element_spec
-    return dataclasses.replace(recipe, example_ids="feature" if "example_id" in spec else "position")
 
 
 def _is_pending(root: pathlib.Path, recipe: Recipe, overwrite: bool) -> bool:

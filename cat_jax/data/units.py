@@ -50,7 +50,7 @@ def run_units(units: Sequence[Unit], modules: str | Sequence[str] | None, worker
     progress.close()
 
 
-def pipeline(recipe: Recipe, shard: int) -> Any:
+def _pipeline(recipe: Recipe, shard: int) -> Any:
     """The tf.data pipeline of a shard.
 
     Raises:
@@ -71,9 +71,10 @@ def write_shard(unit: Unit) -> Iterator[int]:
     task = seqio_task.get_task(recipe.task)
     vocabularies = {name: task.output_features[name].vocabulary for name in recipe.features}
     convert = Converter(recipe, unit.shard, vocabularies)
-    elements = seqio_task.arrays(pipeline(recipe, unit.shard))
-    with StoreWriter(unit.directory, recipe).shard(unit.shard) as out, source_errors(recipe):
-        for k, element in enumerate(elements):
+    source = _pipeline(recipe, unit.shard)
+    example_ids = "feature" if "example_id" in source.element_spec else "position"
+    with StoreWriter(unit.directory, recipe).shard(unit.shard, example_ids) as out, source_errors(recipe):
+        for k, element in enumerate(seqio_task.arrays(source)):
             example, trimmed = convert(k, element)
             out.write(example, trimmed)
             if k % _REPORT_EVERY == _REPORT_EVERY - 1:

@@ -54,9 +54,14 @@ class StoreWriter:
         """The shards that are still to be written."""
         return [shard for shard in range(self.recipe.num_shards) if self.finished(shard) is None]
 
-    def shard(self, shard: int) -> ShardWriter:
-        """A context manager to write one shard with; the shard is finished when the context ends without an error."""
-        return ShardWriter(self.directory, self.recipe, shard, self._mark)
+    def shard(self, shard: int, example_ids: str = "position") -> ShardWriter:
+        """A context manager to write one shard with; the shard is finished when the context ends without an error.
+
+        Args:
+          shard: which one.
+          example_ids: where ids come from; those of a "feature" are searched for duplicates in the end.
+        """
+        return ShardWriter(self.directory, self.recipe, shard, self._mark, example_ids)
 
     def finish(self) -> Manifest:
         """Writes the manifest, after removing what other recipes and killed writers left in the directory.
@@ -77,7 +82,7 @@ class StoreWriter:
                 f"task {self.recipe.task!r} has no examples in split {self.recipe.split!r}",
                 "check the task's source and its filters",
             )
-        if self.recipe.example_ids == "feature":
+        if any(entry.example_ids == "feature" for entry in entries):
             self._refuse_duplicates(manifest)
         self._sweep(manifest)
         write_json(self.directory / layout.MANIFEST, manifest.to_dict())
@@ -126,7 +131,7 @@ def write_store(root: str | os.PathLike, recipe: Recipe, examples: Iterable[Exam
     for k, example in enumerate(examples):
         dealt[k % recipe.num_shards].append(example)
     for shard in writer.pending():
-        with writer.shard(shard) as out:
+        with writer.shard(shard, example_ids="feature") as out:
             for example in dealt[shard]:
                 out.write(example)
     return writer.finish()
@@ -135,8 +140,9 @@ def write_store(root: str | os.PathLike, recipe: Recipe, examples: Iterable[Exam
 class ShardWriter:
     """Writes one shard; see `StoreWriter.shard`."""
 
-    def __init__(self, directory: pathlib.Path, recipe: Recipe, shard: int, mark: str):
+    def __init__(self, directory: pathlib.Path, recipe: Recipe, shard: int, mark: str, example_ids: str):
         self._directory, self._recipe, self._shard, self._mark = directory, recipe, shard, mark
+        self._example_ids = example_ids
         self._lengths: list[tuple[int, int]] = []
         self._trimmed = collections.Counter(dict.fromkeys(recipe.features, 0))
 
@@ -194,6 +200,7 @@ class ShardWriter:
         entry = ShardEntry(
             file=path.name,
             num_examples=len(lengths),
+            example_ids=self._example_ids,
             bytes=size,
             sha256=sha256,
             lengths_file=lengths_path.name,
