@@ -82,7 +82,8 @@ def world(tmp_path_factory):
     path = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(path):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.syspath_prepend(pathlib.Path(__file__).parent)
+        shutil.copy(pathlib.Path(__file__).parent / "toy_experiment.py.txt", path / "toy_experiment.py")
+        patch.syspath_prepend(path)
         (path / "base.gin").write_text(BASE)
         base = ["--gin_file=base.gin"]
         for argv in (
@@ -349,7 +350,7 @@ def copy(world, tmp_path, monkeypatch):
     """A copy of the world, in which the test runs."""
     shutil.copytree(world, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world")
-    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent))
+    monkeypatch.syspath_prepend(world)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -43,10 +44,7 @@ T5Config:
 
 def run(directory, *flags):
     """`cat-jax run` in `directory`; its exit code, stdout and stderr."""
-    environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(__file__).parent),
-        "XDG_CACHE_HOME": str(directory / "cache"),
-    }  # fmt: skip
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(directory / "cache")}
     command = [sys.executable, "-m", "cat_jax.cli.main", "run", "--gin_file=mine.gin", "--gin.RUN_DIR='out'", *flags]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
@@ -56,6 +54,7 @@ def run(directory, *flags):
 def test_an_experiment_from_its_description_to_its_report(tmp_path):
     (tmp_path / "mine.gin").write_text(EXPERIMENT)
     (tmp_path / "toy_model.gin").write_text(MODEL)
+    shutil.copy(pathlib.Path(__file__).parent / "toy_experiment.py.txt", tmp_path / "toy_experiment.py")
     code, out, err = run(tmp_path)
     assert code == 0, err
     made = tmp_path / "out"
