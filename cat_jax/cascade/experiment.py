@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -20,14 +19,12 @@ from cat_jax.cascade.report import render_report
 from cat_jax.cascade.results import describe, measurements, operation
 from cat_jax.cascade.standalone import standalone_curve
 from cat_jax.cascade.text import objectives_table
-from cat_jax.cascade.threshold import parse_target
+from cat_jax.cascade.threshold import Target, parse_target
 from cat_jax.cascade.training import training_histories
 from cat_jax.errors import UserError
 from cat_jax.files import atomic_write, write_json
 
 VERSION = 1
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,25 +100,29 @@ def cascade(
     inputs = load_inputs(tables_dir, large, students, tasks, splits, functions)
     reading = Reading(tuple(rates), tuple(kept), _baseline(inputs, baseline))
     draws = Resamples(resamples, seed)
-    settings = {
-        "rules": [str(rule) for rule in parsed],
-        "baseline": reading.baseline,
-        "targets": [str(aim) for aim in aims],
-        "rates": list(rates),
-        "headline_rate": reading.headline_rate,
-        "kept": list(kept),
-        "resamples": resamples,
-        "level": level,
-        "seed": seed,
-        "test_split": test_split,
-        "validation_split": validation_split,
-    }
+    settings = _settings(parsed, aims, reading, draws)
+    settings |= {"level": level, "test_split": test_split, "validation_split": validation_split}
     results = {"version": VERSION, "title": title, "settings": settings, "configs": dict(configs or {})}
     results |= describe(inputs, test_split, splits)
     results |= measurements(inputs, test_split, parsed, reading, draws, level)
     results |= operation(inputs, test_split, validation_split, parsed[0], aims, draws, level)
     results["training"] = training_histories(inputs.objectives, histories or {})
     return _write(jsonable(results), pathlib.Path(output_dir))
+
+
+def _settings(
+    rules: Sequence[ConfidenceRule], targets: Sequence[Target], reading: Reading, draws: Resamples
+) -> dict[str, Any]:
+    return {
+        "rules": [str(rule) for rule in rules],
+        "targets": [str(target) for target in targets],
+        "baseline": reading.baseline,
+        "rates": list(reading.rates),
+        "headline_rate": reading.headline_rate,
+        "kept": list(reading.kept),
+        "resamples": draws.count,
+        "seed": draws.seed,
+    }
 
 
 def _check(
