@@ -89,7 +89,8 @@ class ShardTeacher:
         indices[: len(examples)] = examples
         present = np.asarray(batch.decoder_loss_weights) > 0
         on_device = jax.device_put((batch, indices), self._sharding)
-        return examples, present, self._step(self._params, on_device[0], np.uint32(shard), on_device[1])
+        seed = np.uint32(self._recipe.seed)
+        return examples, present, self._step(self._params, on_device[0], seed, np.uint32(shard), on_device[1])
 
     def _assembler(self, input_length: int, target_length: int) -> Assembler:
         shape = (input_length, target_length)

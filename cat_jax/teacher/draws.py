@@ -9,11 +9,13 @@ _BLOCK = 128
 _BELOW_ONE = 1.0 - 2.0**-23
 
 
-def position_uniforms(seed: int, shard: jax.typing.ArrayLike, indices: jax.Array, positions: jax.Array) -> jax.Array:
+def position_uniforms(
+    seed: jax.typing.ArrayLike, shard: jax.typing.ArrayLike, indices: jax.Array, positions: jax.Array
+) -> jax.Array:
     """One uniform number in [0, 1) for each target position, keyed by what names the position and nothing else.
 
     Args:
-      seed: the signal's seed.
+      seed: u32[]: the signal's seed.
       shard: u32[]: the store's shard.
       indices: u32[B]: the records' indices in the shard.
       positions: i32[B, T]: the targets' positions in their records.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,19 +19,22 @@ from cat_jax.types import Batch, Head
 LOGIT_BYTES = 1 << 25
 """Logits of about this many bytes exist at a time on each device."""
 
-Step = Callable[[Any, Batch, jax.typing.ArrayLike, jax.Array], dict[str, jax.Array]]
+Step = Callable[[Any, Batch, jax.typing.ArrayLike, jax.typing.ArrayLike, jax.Array], dict[str, jax.Array]]
 
 
-def make_step(graphdef: Any, layout: SignalLayout, seed: int, mesh: Mesh) -> Step:
-    """A jitted function (params, batch, shard u32[], indices u32[B]) -> fields [B, T, ...] of `layout.encode`,
-    and "finite" bool[B, T]: whether the teacher's hidden state is.
+@functools.lru_cache(maxsize=8)  # teaching another task with the same teacher compiles nothing anew
+def make_step(graphdef: Any, layout: SignalLayout, mesh: Mesh) -> Step:
+    """A jitted function (params, batch, seed u32[], shard u32[], indices u32[B]) -> fields [B, T, ...].
 
-    `indices` are those of the rows' examples in the shard. Each device computes its own rows, in a program that has
+    The fields are those of `layout.encode` and "finite": whether the teacher's hidden state is. `indices` are those of
+    the rows' examples in the shard. Each device computes its own rows, in a program that has
     the same shapes whatever the number of devices that share the batch.
     """
     shards = num_row_shards(mesh)
 
-    def step(params: Any, batch: Batch, shard: jax.typing.ArrayLike, indices: jax.Array) -> dict[str, jax.Array]:
+    def step(
+        params: Any, batch: Batch, seed: jax.typing.ArrayLike, shard: jax.typing.ArrayLike, indices: jax.Array
+    ) -> dict[str, jax.Array]:
         output = nnx.merge(graphdef, params)(batch)
         places = jnp.cumsum(batch.decoder_loss_weights > 0, axis=-1) - 1  # a prompt before the targets does not count
         uniforms = position_uniforms(seed, shard, indices, places)

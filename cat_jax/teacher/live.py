@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from cat_jax.checkpoint.params import checkpoint_fingerprint, load_model, read_model_file, split_step_dir
-from cat_jax.data.manifest import FeatureInfo
+from cat_jax.checkpoint.params import checkpoint_fingerprint, load_model
 from cat_jax.losses.formulas import top1_correct
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
-from cat_jax.teacher.vocabulary import check_vocabularies
 from cat_jax.types import Batch, ModelConfig, TeacherSignal
 
 SignalFn = Callable[[Any, Batch], TeacherSignal]
@@ -47,10 +44,7 @@ class LiveTeacher:
         config, graphdef, params, step = load_model(
             self.model_dir, mesh=mesh, rules=rules, dtype=self.dtype, step=self.step
         )
-        directory, _ = split_step_dir(self.model_dir)
-        _, vocabularies = read_model_file(directory)
-        fingerprint = checkpoint_fingerprint(directory, step)
-        return LoadedTeacher(graphdef, params, config, step, fingerprint, str(directory), vocabularies)
+        return LoadedTeacher(graphdef, params, config, step, checkpoint_fingerprint(self.model_dir, step))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,32 +56,24 @@ class LoadedTeacher:
     config: ModelConfig
     step: int
     fingerprint: str
-    name: str
-    vocabularies: Mapping[str, str]
-
-    def check_vocabularies(self, features: Mapping[str, FeatureInfo], store: str) -> None:
-        """Refuses a store of other vocabularies than the teacher was trained on; `store` names it in the message.
-
-        Raises:
-          UserError: naming teacher and store.
-        """
-        check_vocabularies(self.name, self.vocabularies, self.config.vocab_size, features, store)
 
     def signal_fn(self, needs_distribution: bool) -> SignalFn:
         """A pure function (params, batch) -> TeacherSignal, to be called inside jit.
 
         Args:
-          needs_distribution: whether the signal carries the teacher's (hidden, head) beside the bit.
+          needs_distribution: whether the signal carries the teacher's logits beside the bit. Not (hidden, head): the
+            dense objective would compute the logits from them a second time, and XLA does not find out.
         """
         graphdef = self.graphdef
 
         def signal(params: Any, batch: Batch) -> TeacherSignal:
             output = jax.lax.stop_gradient(nnx.merge(graphdef, params)(batch))
-            # The same expression as in losses.dense, [N, D] and blanked: so XLA computes the logits once for both.
-            counted = (batch.decoder_loss_weights > 0).reshape(-1, 1)
             targets = batch.decoder_target_tokens
-            hidden = jnp.where(counted, output.hidden.reshape(-1, output.hidden.shape[-1]), 0)
-            correct = top1_correct(output.head.logits(hidden), targets.reshape(-1)).reshape(targets.shape)
-            return TeacherSignal(top1_correct=correct, output=output if needs_distribution else None)
+            # Over [N, D]: faster on XLA:CPU than over [B, T, D].
+            logits = output.head.logits(output.hidden.reshape(-1, output.hidden.shape[-1]))
+            return TeacherSignal(
+                top1_correct=top1_correct(logits, targets.reshape(-1)).reshape(targets.shape),
+                logits=logits.reshape(*targets.shape, -1) if needs_distribution else None,
+            )
 
         return signal

@@ -102,7 +102,7 @@ class SparseLayout:
         top, tail = self._masses(records)
         if n := self.tail_draws:
             draws = np.broadcast_to((tail / n)[..., None], (*tail.shape, n))
-            top, tail = np.concatenate([top, draws], axis=-1), np.zeros_like(tail)
+            top, tail = np.concatenate([top, draws], axis=-1), None
         sparse = SparseDistribution(
             token_ids=_ids(records["ids"]),  # pyright: ignore[reportArgumentType]
             probabilities=top,  # pyright: ignore[reportArgumentType]

@@ -86,6 +86,8 @@ def teach(
     step = find_step(model_dir, step)
     if batch_size < 1:
         raise UserError(f"teach.batch_size is {batch_size}", "give a positive whole number")
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"teach.seed is {seed}", "give a whole number from 0 to 2**32 - 1")
     writers = []
     for store in _stores(store_dir, mixture_or_task, splits):
         recipe = _recipe(model_dir, step, dtype, store, layout, batch_size, seed)
@@ -95,7 +97,7 @@ def teach(
     if unfinished:
         local = (mesh or MeshConfig()).build(jax.local_devices())
         _, graphdef, params, _ = load_model(model_dir, mesh=local, rules=axis_rules, dtype=dtype, step=step)
-        compute = make_step(graphdef, layout, seed, local)
+        compute = make_step(graphdef, layout, local)
         for store, writer in unfinished:
             teacher = ShardTeacher(store, writer.recipe, compute, params, local)
             _write(store, teacher, writer, range(index, len(store.shards), count))

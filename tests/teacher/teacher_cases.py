@@ -64,14 +64,25 @@ def contents(directory):
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-def reference_logits(model, example):
-    """f32[T, V] of one example alone, without padding: position t predicts target t."""
-    targets = jnp.asarray(example.targets)[None]
+@nnx.jit
+def _logits(model, batch):
+    output = model(batch)
+    return output.head.logits(output.hidden)
+
+
+def reference_logits(model, example, lengths=LENGTHS):
+    """f32[T, V] of one example, alone in its batch: position t predicts target t."""
+    n = len(example.targets)
+    targets = np.zeros((1, lengths["targets"]), np.int32)
+    targets[0, :n] = example.targets
+    shifted = np.zeros_like(targets)
+    shifted[0, 1:] = targets[0, :-1]
+    inputs = np.zeros((1, lengths["inputs"]), np.int32)
+    inputs[0, : len(example.inputs)] = example.inputs
     batch = Batch(
         decoder_target_tokens=targets,
-        decoder_input_tokens=jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-        decoder_loss_weights=jnp.ones(targets.shape),
-        encoder_input_tokens=jnp.asarray(example.inputs)[None],
+        decoder_input_tokens=shifted,
+        decoder_loss_weights=(targets > 0).astype(np.float32),
+        encoder_input_tokens=inputs,
     )
-    output = model(batch)
-    return np.asarray(output.head.logits(output.hidden))[0]
+    return np.asarray(_logits(model, batch))[0, :n]

@@ -14,7 +14,7 @@ from cat_jax.teacher.codes import (
 )
 
 tail_draws = jax.jit(draws.tail_draws, static_argnums=2)
-position_uniforms = jax.jit(draws.position_uniforms, static_argnums=0)
+position_uniforms = jax.jit(draws.position_uniforms)
 
 
 def test_codes_by_hand():

@@ -53,7 +53,7 @@ def test_sparse_by_hand():
     np.testing.assert_allclose(
         drawn.probabilities[0, :2], [[0.5, 0.25] + [0.0625] * 4, [0.25, 0.25] + [0.125] * 4], rtol=3e-4
     )
-    assert (drawn.tail_mass == 0).all()
+    assert drawn.tail_mass is None
 
 
 def test_temperature_by_hand():
@@ -90,10 +90,11 @@ def test_sparse_against_float64(vocab, scale):
         exact = np.take_along_axis(p, order, -1)
         tolerance = 3 * MAX_RELATIVE_ERROR * np.minimum(exact, 1 - exact) + 1e-7
         assert (np.abs(probabilities[:, :8] - exact) <= tolerance + 3e-4 * exact * (exact < 0.5)).all()
-        total = probabilities.sum(-1) + signal.sparse.tail_mass[0, :6]
+        ghost = 0 if draws else signal.sparse.tail_mass[0, :6]
+        total = probabilities.sum(-1) + ghost
         np.testing.assert_allclose(total, 1, rtol=3e-7)
         tail = p.sum(-1) - exact.sum(-1)
-        kept = probabilities[:, 8:].sum(-1) + signal.sparse.tail_mass[0, :6]
+        kept = probabilities[:, 8:].sum(-1) + ghost
         np.testing.assert_allclose(kept, tail, rtol=1e-3, atol=3e-7)
         assert (probabilities >= 0).all()
         if draws:

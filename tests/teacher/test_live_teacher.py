@@ -1,0 +1,108 @@
+"""A live signal is the stored one, to the loss and to its gradients; and it costs one forward pass."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from teacher_cases import CONFIG, write_teacher
+
+from cat_jax.data.loader import DatasetConfig, make_train_iterator
+from cat_jax.errors import UserError
+from cat_jax.losses.objective import Objective
+from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.teacher.live import LiveTeacher, LoadedTeacher
+from cat_jax.teacher.store import StoredTeacher
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return MeshConfig(data=1).build(jax.devices()[:1])
+
+
+def batch_of(world, layout, pack=False):
+    lengths = {"inputs": 30, "targets": 50} if pack else {"inputs": 14, "targets": 23}
+    config = DatasetConfig(str(world.root / "store"), "toy:a", "train", lengths, 6, pack=pack, prefetch=0)
+    return next(make_train_iterator(config, signals=StoredTeacher(str(world.signals[layout])).readers([world.store])))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_live_equals_stored(world, mesh, pack):
+    live = LiveTeacher(str(world.root / "model")).load(mesh)
+    graphdef, params = nnx.split(CONFIG.build(jax.random.key(9)))
+    objective = Objective(w=0.3, temperature=2.0)
+
+    def stored_loss(params, batch, signal):
+        out = objective(nnx.merge(graphdef, params)(batch), batch, signal)
+        return out.loss_sum, out.sums
+
+    def live_loss(params, batch):
+        return stored_loss(params, batch, live.signal_fn(True)(live.params, batch))
+
+    host = batch_of(world, "full", pack)
+    (one, sums), gradient = jax.jit(jax.value_and_grad(stored_loss, has_aux=True))(params, host.batch, host.signal)
+    (two, others), other_gradient = jax.jit(jax.value_and_grad(live_loss, has_aux=True))(params, host.batch)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    assert sums.keys() == others.keys()
+    for name in sums:
+        np.testing.assert_allclose(sums[name], others[name], rtol=1e-5)
+    assert float(sums["both_right"][0] + sums["teacher_only_right"][0]) > 0
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(gradient)))
+    assert norm > 1
+
+
+def test_the_bit_alone_when_no_distribution_is_needed(world, mesh):
+    live = LiveTeacher(str(world.root / "model"), step=7).load(mesh)
+    host = batch_of(world, "bit")
+    signal = jax.jit(live.signal_fn(False))(live.params, host.batch)
+    counted = host.batch.decoder_loss_weights > 0
+    assert (np.asarray(signal.top1_correct)[counted] == host.signal.top1_correct[counted]).all()
+    assert (signal.output, signal.sparse, signal.logits) == (None, None, None)
+
+
+def test_the_teacher_has_its_own_dtype_and_no_gradient(world, mesh):
+    live = LiveTeacher(str(world.root / "model"), dtype="bfloat16").load(mesh)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(live.params)} == {"bfloat16"}
+    batch = batch_of(world, "bit").batch
+
+    def total(params):
+        return jax.numpy.sum(live.signal_fn(True)(params, batch).logits.astype("float32"))
+
+    gradient = jax.jit(jax.grad(total))(live.params)
+    assert all(not np.asarray(leaf, np.float32).any() for leaf in jax.tree.leaves(gradient))
+    assert abs(float(total(live.params))) > 0
+
+
+def test_the_objective_and_the_bit_share_one_head_product(world):
+    """The dense objective and the bit both need the teacher's logits: they are computed once."""
+    wide = dataclasses.replace(CONFIG, embed_dim=64)
+    teacher_def, teacher_params = nnx.split(wide.build(jax.random.key(0)))
+    live = LoadedTeacher(teacher_def, teacher_params, wide, 0, "")
+    graphdef, params = nnx.split(CONFIG.build(jax.random.key(0)))
+
+    def flops(with_bit):
+        def loss(params, teacher, batch):
+            signal = live.signal_fn(True)(teacher, batch)
+            if not with_bit:
+                signal = dataclasses.replace(signal, top1_correct=jnp.zeros_like(signal.top1_correct))
+            out = Objective(w=0.5)(nnx.merge(graphdef, params)(batch), batch, signal)
+            return out.loss_sum, out.sums
+
+        return jax.jit(loss).lower(params, teacher_params, batch).compile().cost_analysis()["flops"]
+
+    batch = batch_of(world, "bit").batch
+    head = 2 * batch.decoder_target_tokens.size * 64 * 40
+    assert flops(with_bit=False) > 2 * head
+    assert flops(with_bit=True) - flops(with_bit=False) < 0.2 * head
+
+
+def test_a_missing_teacher_is_named(tmp_path, mesh):
+    with pytest.raises(UserError, match=r"no model description at .*absent"):
+        LiveTeacher(str(tmp_path / "absent")).load(mesh)
+    write_teacher(tmp_path / "model")
+    with pytest.raises(UserError, match=r"no checkpoint of step 8 in .*: use one of 7"):
+        LiveTeacher(str(tmp_path / "model"), step=8).load(mesh)
