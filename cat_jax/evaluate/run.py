@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from cat_jax.evaluate.options import encode_options, has_options
 from cat_jax.evaluate.report import write_metrics
 from cat_jax.evaluate.score import NORMALIZATIONS, Scoring
 from cat_jax.evaluate.text import write_answers
-from cat_jax.files import fingerprint
+from cat_jax.files import cannot_write, fingerprint
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.table import table_path
@@ -90,6 +91,7 @@ def evaluate(
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
     todo = list(itertools.compress(jobs, pending))
     make = _Modes(todo, built, batch_size, module)
+    _check_writable(todo)
     for model, of_model in itertools.groupby(todo, key=lambda job: job.model):
         config = graphdef = params = None  # lets go of the model before
         for job in of_model:
@@ -160,6 +162,18 @@ def _check(mode: str, option_normalization: str, batch_size: int, max_decode_len
     for name, value in (("batch_size", batch_size), ("max_decode_length", max_decode_length)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", "give a number above 0")
+
+
+def _check_writable(jobs: Sequence[Job]) -> None:
+    """A read-only or full disk shows now, not after the first hour."""
+    if jax.process_index() == 0:
+        for directory in dict.fromkeys(job.path.parent for job in jobs):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+            except OSError as e:
+                raise cannot_write(directory, e) from e
 
 
 def _stores(store_dir: str, mixture_or_task: str, split: str) -> list[ExampleStore]:

@@ -193,6 +193,14 @@ def test_a_model_of_another_vocabulary_is_refused(world, tmp_path):
         run(world, tmp_path / "out", models={"odd": str(odd)}, mixture_or_task="letters")
 
 
+def test_a_directory_that_cannot_be_written_is_told_before_a_model_is_loaded(world, tmp_path, monkeypatch):
+    names = loaded(monkeypatch)
+    (tmp_path / "model0").write_text("a file where a directory should be")
+    with pytest.raises(UserError, match="cannot write"):
+        run(world, tmp_path)
+    assert not names
+
+
 SCRIPT = """
 import os, sys
 sys.path.insert(0, {here!r})
@@ -202,12 +210,15 @@ if processes > 1:
     jax.distributed.initialize(f"127.0.0.1:{{port}}", processes, process)
 import small_world
 from cat_jax.evaluate.run import evaluate
+from cat_jax.parallel.mesh import MeshConfig
 small_world.without_seqio()
 if kill_at:
     small_world.kill_at_write(kill_at)
 world = sys.argv[1]
 models = {{f"model{{seed}}": f"{{world}}/models/{{seed}}" for seed in (0, 1)}}
-evaluate(models, f"{{world}}/store", output_dir=sys.argv[2], save_seconds=0.0, **{settings!r})
+for name, axes in {meshes!r}.items():
+    settings = {{"output_dir": f"{{sys.argv[2]}}/{{name}}", "mesh": MeshConfig(*axes), "save_seconds": 0.0}}
+    evaluate(models, f"{{world}}/store", **settings, **{settings!r})
 """
 
 
@@ -215,9 +226,9 @@ evaluate(models, f"{{world}}/store", output_dir=sys.argv[2], save_seconds=0.0, *
 def start(world, tmp_path_factory):
     """Starts `evaluate` in a process of its own."""
     cache = tmp_path_factory.mktemp("cache")
-    script = SCRIPT.format(here=str(HERE), settings=SETTINGS)
 
-    def start(output_dir, devices=1, process=0, processes=1, port=0, kill_at=0):
+    def start(output_dir, devices=1, process=0, processes=1, port=0, kill_at=0, meshes=None):
+        script = SCRIPT.format(here=str(HERE), settings=SETTINGS, meshes=meshes or {"": (-1, 1, 1)})
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -238,10 +249,24 @@ def finish(*jobs):
     return [job.returncode for job in jobs], "\n".join(said)
 
 
-def test_eight_devices_write_the_same_bytes(tables, start, tmp_path):
-    codes, said = finish(start(tmp_path, devices=8))
+def test_eight_devices_write_the_same_tables(tables, start, tmp_path):
+    """Where rows alone are split the same bytes; where layers are, sums are rounded in another order."""
+    meshes = {"data": (8, 1, 1), "both": (2, 4, 1), "tensor": (1, 2, 4)}
+    codes, said = finish(start(tmp_path, devices=8, meshes=meshes))
     assert codes == [0], said
-    assert contents(tmp_path) == contents(tables)
+    assert contents(tmp_path / "data") == contents(tables)
+    for name in ("both", "tensor"):
+        for path in sorted(tables.rglob("*.parquet")):
+            (expected, info), (table, other) = (
+                read_table(x) for x in (path, tmp_path / name / path.relative_to(tables))
+            )
+            assert other == info
+            for column in expected.column_names:
+                if column.startswith(("token_", "option_scores")):
+                    left, right = (np.concatenate([x or [] for x in t[column].to_pylist()]) for t in (table, expected))
+                    np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+                else:
+                    assert table[column].equals(expected[column]), (name, path, column)
 
 
 def test_two_processes_write_the_same_bytes(tables, start, tmp_path):
@@ -259,14 +284,15 @@ def test_two_processes_write_the_same_bytes(tables, start, tmp_path):
 
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, tmp_path):
     """SIGKILL in the middle of a write: of a first part, of a later part, of a table."""
-    answered = []
+    left = []
     for kill_at in (1, 3, 9, 17):
         codes, said = finish(start(tmp_path, kill_at=kill_at))
         assert codes == [-signal.SIGKILL], said
-        answered.append(sum(p.suffix == ".parquet" for p in tmp_path.rglob("*")))
-    assert answered == sorted(answered)
-    assert answered[0] < answered[-1]
+        left.append([len(list(tmp_path.glob(pattern))) for pattern in ("*/*.parts/*.parquet", "*/*.test.parquet")])
+    assert left[0] == [0, 0]
+    assert left[1] == [2, 0], "killed in the third part of the first table"
+    assert 0 < left[-1][1] < 4, "killed with some tables finished"
     codes, said = finish(start(tmp_path))
     assert codes == [0], said
-    assert "on choices" not in said.split("evaluate model1")[0], "the first table was finished and is not made again"
+    assert "evaluate model0 on choices" not in said, "that table was finished and is not made again"
     assert contents(tmp_path) == contents(tables)
