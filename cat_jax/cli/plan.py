@@ -87,15 +87,17 @@ class Plan:
                 stages.append(self._train_teacher(name, files))
             if self._experiment.signal == "stored":
                 stages.append(self._teach(name, files))
-        stages.append(self._evaluate("evaluate/teachers", list(self._experiment.teachers), stages))
+        stages.append(self._evaluate("evaluate/teachers", list(self._experiment.teachers), stages, peers=2))
         trained = [self._train_student(student) for student in self.students]
         stages += trained
         evaluated = [stages[-1 - len(trained)].name]
-        size = -(-len(trained) // max(1, min(self._jobs, len(trained))))
+        groups = min(self._jobs, len(trained))
+        size = -(-len(trained) // groups)
         for start in range(0, len(trained), size):
             names = [student.name for student in self.students[start : start + size]]
-            stages.append(self._evaluate(f"evaluate/students.{start // size}", names, trained[start : start + size]))
-            evaluated.append(stages[-1].name)
+            name = f"evaluate/students.{start // size}"
+            stages.append(self._evaluate(name, names, trained[start : start + size], peers=groups))
+            evaluated.append(name)
         return [*stages, *(self._cascade(*pair, evaluated) for pair in self.pairs())]
 
     def _prepare(self) -> Stage:
@@ -113,6 +115,7 @@ class Plan:
             files=[*_listed(files), objective_file(TEACHER_OBJECTIVE)],
             scope=name,
             needs=["prepare"],
+            peers=len(self._experiment.teachers),
             **self._owned(self.model_dir(name), "model.json"),
         )
 
@@ -129,6 +132,7 @@ class Plan:
             files=() if is_trained(files) else files,
             scope=name,
             needs=["prepare"] if is_trained(files) else ["prepare", f"train/{name}"],
+            peers=len(self._experiment.teachers),
             **self._owned(signal_dir),
         )
 
@@ -152,6 +156,7 @@ class Plan:
             files=[*_listed(student.files), objective_file(student.objective)],
             scope=f"{student.scope}/{objective_name(student.objective)}",
             needs=["prepare"] if live and trained else ["prepare", needs],
+            peers=len(self.students),
             **self._owned(model_dir, "model.json"),
         )
 
@@ -159,7 +164,7 @@ class Plan:
         """While training there is none if there is no split for it."""
         return {"EVAL_DATASET": None} if self._experiment.validation_split is None else {}
 
-    def _evaluate(self, name: str, models: Sequence[str], needs: Sequence[Stage]) -> Stage:
+    def _evaluate(self, name: str, models: Sequence[str], needs: Sequence[Stage], peers: int) -> Stage:
         return self._stage(
             name,
             "evaluate",
@@ -170,6 +175,7 @@ class Plan:
             },
             needs=["prepare", *(stage.name for stage in needs if stage.name.startswith("train/"))],
             outputs=tuple(self.tables_dir / model for model in models),
+            peers=peers,
         )
 
     def _cascade(self, teacher: str, scope: str, needs: Sequence[str]) -> Stage:
@@ -210,6 +216,7 @@ class Plan:
         outputs: Sequence[pathlib.Path] = (),
         owns: pathlib.Path | None = None,
         extent: Mapping[str, Any] | None = None,
+        peers: int = 1,
     ) -> Stage:
         """A stage, its configuration checked.
 
@@ -223,6 +230,7 @@ class Plan:
           outputs: as in `Stage`.
           owns: as in `Stage`.
           extent: macros that say how much of the work is asked for.
+          peers: as in `Stage`.
         """
         macros = {"STORE_DIR": self.store_dir, **macros, **(extent or {})}
         flags = dataclasses.replace(
@@ -243,6 +251,7 @@ class Plan:
             outputs=tuple(outputs),
             owns=owns,
             extent=repr(dict(extent or {})),
+            peers=peers,
         )
 
     def _text(self, reach: Reach, extent: Mapping[str, Any]) -> str:

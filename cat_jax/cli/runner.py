@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import os
@@ -71,7 +72,7 @@ class Runner:
       stages: all stages of the run, each after what it needs.
       ledger: the record of the run directory.
       run_dir: where the logs go.
-      jobs: how many stages run at once; when more than one can, each gets its own share of the cores.
+      jobs: how many stages run at once; peers share the cores.
       lock: a file descriptor that children inherit.
     """
 
@@ -111,18 +112,26 @@ class Runner:
 
     def _launch(self) -> None:
         ready = [stage for stage in self._waiting.values() if not self._blocked(stage)]
-        for index, stage in enumerate(ready[: self._jobs - len(self._running)]):
-            self._start(stage, share=min(self._jobs, len(self._running) + len(ready) - index))
+        for stage in ready[: self._jobs - len(self._running)]:
+            self._start(stage)
 
     def _blocked(self, stage: Stage) -> bool:
         unfinished = {*self._waiting, *self._running, *(failed.name for failed, _ in self._failed)}
         return any(name in unfinished for name in stage.needs)
 
-    def _start(self, stage: Stage, share: int) -> None:
+    def _cores_of(self, stage: Stage) -> list[int]:
+        """The cores for a stage: as many as its peers leave it, the ones that are used least.
+
+        The number depends on the plan alone, not on what happens to run: XLA splits work by the number of cores, and
+        a stage that is resumed must compute what it would have computed undisturbed.
+        """
+        count = max(1, len(self._cores) // min(self._jobs, stage.peers))
+        used = collections.Counter(core for job in self._running.values() for core in job.cores)
+        return sorted(self._cores, key=lambda core: used[core])[:count]
+
+    def _start(self, stage: Stage) -> None:
         del self._waiting[stage.name]
-        used = {core for job in self._running.values() for core in job.cores}
-        free = [core for core in self._cores if core not in used] or self._cores
-        cores = free[: max(1, len(self._cores) // share)] if share > 1 else free
+        cores = self._cores_of(stage)
         log = self._logs / f"{stage.file_name}.log"
         self._ledger.begin(stage, self._prints)
         self._board.event(f"{stage.name}: started, log {log}")

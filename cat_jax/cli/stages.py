@@ -35,6 +35,7 @@ class Stage:
         outputs up to date by itself.
       extent: how much of its work is asked for (which splits, say); with more of it the stage runs again, what needs
         it does not.
+      peers: how many stages, itself included, are likely to run at the same time: they share the cores.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     outputs: tuple[pathlib.Path, ...] = ()
     owns: pathlib.Path | None = None
     extent: str = ""
+    peers: int = 1
 
     @property
     def file_name(self) -> str:

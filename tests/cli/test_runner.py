@@ -22,7 +22,7 @@ def _fake_commands(monkeypatch):
     monkeypatch.setattr(child, "command_line", lambda arguments: [sys.executable, str(FAKE), *arguments])
 
 
-def stage(run_dir, name, needs=(), kind="works", seconds=0.0, configuration="A = 1\n", derived=False):
+def stage(run_dir, name, needs=(), kind="works", seconds=0.0, configuration="A = 1\n", derived=False, peers=1):
     output = run_dir / name / "out"
     return Stage(
         name,
@@ -31,6 +31,7 @@ def stage(run_dir, name, needs=(), kind="works", seconds=0.0, configuration="A =
         tuple(needs),
         (output,),
         None if derived else output.parent,
+        peers=peers,
     )
 
 
@@ -146,13 +147,19 @@ def test_a_stage_that_leaves_no_output_has_failed(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["stages"]["prepare"]["state"] == "failed"
 
 
-def test_stages_at_once_share_the_cores_and_one_alone_has_all(tmp_path):
+def test_peers_share_the_cores_and_one_alone_has_all(tmp_path):
     cores = len(child.usable_cores())
-    run(tmp_path, chain(tmp_path, one={"seconds": 0.5}, two={"seconds": 0.5}))
+    run(tmp_path, chain(tmp_path, one={"seconds": 0.5, "peers": 2}, two={"seconds": 0.5, "peers": 2}))
     told = {name: (tmp_path / "logs" / f"{name}.log").read_text() for name in ("teacher", "one", "two")}
     assert f"cores {cores}\n" in told["teacher"]
     assert f"cores {max(1, cores // 2)}\n" in told["one"]
     assert f"cores {max(1, cores // 2)}\n" in told["two"]
+
+
+def test_the_share_of_a_stage_does_not_depend_on_what_else_runs(tmp_path):
+    cores = len(child.usable_cores())
+    run(tmp_path, [stage(tmp_path, "alone", peers=4)], jobs=2)
+    assert f"cores {max(1, cores // 2)}\n" in (tmp_path / "logs" / "alone.log").read_text()
 
 
 def test_a_lock_keeps_a_second_run_out(tmp_path):
