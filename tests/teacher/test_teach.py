@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -121,30 +122,38 @@ def test_processes_share_shards_and_write_the_same_bytes(world, tmp_path):
     assert contents(tmp_path) == contents(world.signals["sparse"])
 
 
-MESH = """
+PROCESS = """
 import sys
+import jax
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.teacher.layout import SparseLayout
 from cat_jax.teacher.writer import teach
-root, output = sys.argv[1:]
-layout, mesh = SparseLayout(top_k=4, tail_draws=6), MeshConfig(data=2, fsdp=4)
-teach(f"{root}/model", f"{root}/store", "toy:a", output, layout=layout, batch_size=8, mesh=mesh)
+root, output, address, rank = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(rank))
+layout, mesh = SparseLayout(top_k=4, tail_draws=6), MeshConfig(data=2, fsdp=2)
+done = teach(f"{root}/model", f"{root}/store", "toy:a", output, layout=layout, batch_size=8, mesh=mesh)
+assert list(done) == [("toy:a", "train")]
 """
 
 
-def test_devices_share_batches_and_write_the_same_bytes(world, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", MESH, world.root, tmp_path], env=environment, check=True)
+def test_two_hosts_of_four_devices_write_the_same_bytes(world, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", PROCESS, world.root, tmp_path, address]
+    hosts = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    assert [host.wait(timeout=300) for host in hosts] == [0, 0]
     assert contents(tmp_path) == contents(world.signals["sparse"])
 
 
-def test_seed_and_temperature_are_used(world, tmp_path):
-    run(world, tmp_path / "seed", seed=1)
-    ours, theirs = (
-        contents(d)[str(TASK_DIR / "shard-00000-of-00003.signal")] for d in (tmp_path / "seed", world.signals["sparse"])
-    )
-    assert len(ours) == len(theirs)
-    assert ours != theirs
+def test_the_seed_moves_the_draws_alone(world, tmp_path):
+    run(world, tmp_path, seed=1)
+    ours, theirs = (SignalStore.open(path, world.store) for path in (tmp_path, world.signals["sparse"]))
+    every = (*world.store.locate(np.arange(60)), world.store.lengths[:, 1])
+    ours, theirs = (reader.read_batch(*every)["records"].view("<u2") for reader in (ours, theirs))
+    changed = (ours != theirs).any(0)
+    assert np.flatnonzero(changed).tolist() == list(range(4, 10))  # ids: top 4, then 6 draws; the rest are masses
 
 
 def teach_in_child(root, output):
