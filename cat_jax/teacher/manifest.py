@@ -14,7 +14,7 @@ from cat_jax.files import fingerprint, read_json
 from cat_jax.teacher.layout import SignalLayout, layout_from_dict
 
 VERSION = 1
-MEND = "run `cat-jax teach --overwrite` for this task and split"
+MEND = "run `cat-jax teach --gin.teach.overwrite=True` for this task and split"
 
 
 def signal_directory(root: str | os.PathLike, task: str, split: str) -> pathlib.Path:

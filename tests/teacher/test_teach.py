@@ -263,10 +263,11 @@ def broken(directory):
     return directory
 
 
-def test_refusals(world, tmp_path):
+def test_refusals(world, tmp_path, caplog):
     args = (world.root / "store", "toy:a", tmp_path / "out")
     with pytest.raises(UserError, match="not finite for example 0 of shard 0"):
         teach(broken(tmp_path / "nan"), *args, layout=BitLayout(), batch_size=8)
+    assert "nan does not say on which vocabulary of targets it was trained" in caplog.text
     other = write_teacher(tmp_path / "other", vocabulary="w" * 64)
     with pytest.raises(UserError, match=r"other was trained on the inputs vocabulary wwww.* is over vvvv"):
         teach(other, *args)
