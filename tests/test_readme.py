@@ -1,0 +1,114 @@
+"""Every snippet of README.md, run as it stands: files are written, commands run, and what one makes the next uses."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("seqio", reason="needs the `data` extra")
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)(?: (\S+))?\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FILES = {name: text for _, name, text in BLOCKS if name}
+COMMANDS = [
+    line for language, _, text in BLOCKS if language == "bash" for line in text.replace("\\\n", " ").splitlines()
+]
+EXPERIMENT = next(line for line in COMMANDS if line.startswith("cat-jax run"))
+POD = next(line for line in COMMANDS if line.startswith("cat-jax train"))
+
+
+def run(command, directory, **environment):
+    """Runs a README command in a shell, `cat-jax` being the one of this interpreter."""
+    command = command.replace("cat-jax ", f"{sys.executable} -m cat_jax.cli.main ", 1)
+    result = subprocess.run(
+        command,
+        shell=True,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A directory with the README's files, in which its experiment has run. Fewer steps: the snippet is the same."""
+    directory = tmp_path_factory.mktemp("readme")
+    for name, text in FILES.items():
+        (directory / name).write_text(text)
+    run(f"{EXPERIMENT} --gin.TRAIN_STEPS=3 --gin.cascade.resamples=20", directory)
+    return directory
+
+
+def test_every_snippet_is_looked_at_by_a_test():
+    names = {"my_tasks.py", "my_experiment.gin", "my_losses.py", "upweighted.gin", "my_models.gin"}
+    assert set(FILES) == names
+    others = [line for line in COMMANDS if line not in (EXPERIMENT, POD)]
+    assert all(line.startswith(("make ", "pip install -e ")) for line in others), others
+    assert {language for language, _, _ in BLOCKS} == {"bash", "python", "gin"}
+
+
+def test_the_make_targets_exist():
+    for line in COMMANDS:
+        if line.startswith("make "):
+            target = line.split("#")[0].split()[1]
+            subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_extras_exist():
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for line in COMMANDS:
+        for extra in re.findall(r"pip install -e '\.\[(\w+)\]'", line):
+            assert extra in extras
+
+
+@pytest.mark.slow
+def test_the_experiment_draws_a_report(workspace):
+    assert (workspace / "runs/reversal/report.html").exists()
+    assert (workspace / "runs/reversal/results.json").exists()
+
+
+@pytest.mark.slow
+def test_an_objective_of_ones_own_trains_a_student(workspace):
+    assert "Experiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']" in README
+    mine = "include 'my_experiment.gin'\nExperiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']\n"
+    (workspace / "with_upweighted.gin").write_text(mine)
+    flags = "--gin.RUN_DIR='\"runs/reversal\"' --gin.TRAIN_STEPS=3 --gin.cascade.resamples=20"
+    output = run(f"cat-jax run --gin_file=with_upweighted.gin {flags}", workspace)
+    assert "upweighted" in output
+    assert (workspace / "runs/reversal/models/student.upweighted.0/checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_ones_own_models_are_teacher_and_start(workspace):
+    flags = "--gin.RUN_DIR='\"runs/own\"' --gin.TRAIN_STEPS=3 --gin.cascade.resamples=20"
+    run(f"cat-jax run --gin_file=my_models.gin {flags}", workspace)
+    assert (workspace / "runs/own/report.html").exists()
+    assert not (workspace / "runs/own/models/teacher").exists()
+
+
+@pytest.mark.slow
+def test_the_command_for_a_pod_trains_on_processes_of_this_machine(workspace):
+    """The same command in 2 processes of 8 devices, with the demo's paths, sizes and steps in place of the pod's."""
+    command = POD.replace("cat-jax train --multiprocess", "train").replace("/shared/xl", "runs/reversal/models/teacher")
+    for there, here in {
+        "/shared/store": "runs/reversal/store",
+        "/shared/small": "runs/pod",
+        "TRAIN_STEPS=100000": "TRAIN_STEPS=2",
+        "{'inputs': 512, 'targets': 128}": "{'inputs': 8, 'targets': 8}",
+        "models/t5_small.gin": "models/t5_tiny.gin",
+    }.items():
+        assert there in command
+        command = command.replace(there, here)
+    launcher = f"{sys.executable} -m cat_jax_launch.local --processes 2 --devices_per_process 8 --"
+    sizes = "--gin.T5Config.vocab_size=384 --gin.T5Config.embed_dim=32 --gin.T5Config.mlp_dim=64"
+    run(f"{launcher} {command} {sizes} --gin.BATCH_SIZE=32", workspace)
+    assert (workspace / "runs/pod/checkpoints").exists()
