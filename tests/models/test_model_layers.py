@@ -1,0 +1,138 @@
+"""The blocks of all families, against hand-computed numbers and float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cat_jax.models import initializers
+from cat_jax.models.attention import Attention, attend
+from cat_jax.models.axes import parameter
+from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, Linear, RMSNorm, dropout
+from cat_jax.models.relative import RelativeBias, relative_buckets
+from cat_jax.models.t5_config import ACTIVATION_NAMES
+
+KEY = jax.random.key(0)
+
+
+def test_rms_norm_by_hand():
+    norm = RMSNorm(2, epsilon=0.5, param_dtype="float32")
+    norm.scale[...] = jnp.array([1.0, 10.0])
+    # Mean square of (3, 4) is 12.5; with epsilon 13; 3 / sqrt(13) and 40 / sqrt(13).
+    np.testing.assert_allclose(norm(jnp.array([3.0, 4.0])), [0.8320503, 11.0940039], rtol=1e-6)
+
+
+def test_rms_norm_squares_in_f32():
+    norm = RMSNorm(2, epsilon=1e-6, param_dtype="float32")
+    found = norm(jnp.array([300.0, 400.0], jnp.float16))  # 400 squared is beyond float16
+    np.testing.assert_allclose(found, [0.8485281, 1.1313708], rtol=1e-3)
+    assert found.dtype == jnp.float16
+
+
+def test_activations_by_hand():
+    x = jnp.array([-1.0, 0.5])
+    expected = {
+        "gelu": [-0.1588080, 0.3457140],
+        "gelu_exact": [-0.1586553, 0.3457312],
+        "relu": [0.0, 0.5],
+        "silu": [-0.2689414, 0.3112297],
+        "linear": [-1.0, 0.5],
+    }
+    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES == tuple(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(ACTIVATIONS[name](x), values, atol=1e-6, err_msg=name)
+
+
+def test_the_gated_mlp_by_hand():
+    mlp = MLP(KEY, 1, 1, ("relu", "linear"), 0.0, param_dtype="float32")
+    for linear, weight in zip([*mlp.inputs, mlp.output], [2.0, 3.0, 5.0], strict=True):
+        linear.kernel[...] = jnp.array([[weight]])
+    np.testing.assert_allclose(mlp(jnp.array([[[4.0], [-4.0]]])), [[[5 * 8 * 12.0], [0.0]]])
+
+
+def test_attention_against_float64():
+    rng = np.random.default_rng(0)
+    query, keys, values = (rng.normal(size=shape) for shape in [(2, 3, 2, 4), (2, 5, 2, 4), (2, 5, 2, 4)])
+    bias, mask = rng.normal(size=(2, 3, 5)), rng.random((2, 1, 3, 5)) < 0.6
+    mask[:, :, :, 0] = True
+    logits = np.einsum("bthk,bshk->bhts", query, keys) + bias
+    weights = np.where(mask, np.exp(logits), 0.0)
+    expected = np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), values)
+    as_f32 = [jnp.array(x, jnp.float32) for x in (query, keys, values)]
+    found = attend(*as_f32, bias=jnp.array(bias, jnp.float32), mask=jnp.array(mask))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_dropout_drops_at_its_rate_and_keeps_the_mean():
+    x = jnp.ones((4, 50, 3, 1000))
+    found = np.array(dropout(x, 0.25, KEY, broadcast_axis=1))
+    assert set(np.unique(found)) == {0.0, np.float32(1 / 0.75)}
+    assert (found == 0).mean() == pytest.approx(0.25, abs=0.02)
+    assert (found == found[:, :1]).all()  # one draw for all positions
+    assert not (found[0] == found[1]).all()
+    assert dropout(x, 0.25, None, broadcast_axis=1) is x
+    assert dropout(x, 0.0, KEY, broadcast_axis=1) is x
+
+
+@pytest.mark.parametrize("kind", ["normal", "truncated_normal", "uniform"])
+def test_initialisers_have_the_spread_they_promise(kind):
+    draws = np.array(getattr(initializers, kind)(0.3)(KEY, (300, 300), "float32"))
+    spread = 0.3 / 3**0.5 if kind == "uniform" else 0.3
+    assert draws.std() == pytest.approx(spread, rel=0.02)
+    assert draws.mean() == pytest.approx(0.0, abs=0.01)
+    if kind == "truncated_normal":
+        assert np.abs(draws).max() < 2 * 0.3 / 0.8796
+
+
+def test_kernels_start_at_t5_scales():
+    attention = Attention(KEY, 64, 4, 32, 0.0, param_dtype="float32")
+    spread = {
+        name: float(jnp.std(getattr(attention, name).kernel[...])) for name in ("query", "key", "value", "output")
+    }
+    assert spread["query"] == pytest.approx((64 * 32) ** -0.5, rel=0.05)
+    assert spread["key"] == pytest.approx(64**-0.5, rel=0.05)
+    assert spread["value"] == pytest.approx(64**-0.5, rel=0.05)
+    assert spread["output"] == pytest.approx((4 * 32) ** -0.5, rel=0.05)
+    mlp = MLP(KEY, 64, 128, ("gelu", "linear"), 0.0, param_dtype="float32")
+    assert float(jnp.std(mlp.inputs[0].kernel[...])) == pytest.approx(64**-0.5, rel=0.05)
+    assert float(jnp.std(mlp.output.kernel[...])) == pytest.approx(128**-0.5, rel=0.05)
+    assert not (mlp.inputs[0].kernel[...] == mlp.inputs[1].kernel[...]).any()
+    assert float(jnp.std(Embedding(KEY, 200, 64, param_dtype="float32").table[...])) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_linear_map_contracts_leading_dimensions():
+    linear = Linear(KEY, (2, 3, 4), ("heads", "kv", "embed"), contract=2, param_dtype="float32")
+    x = jax.random.normal(KEY, (5, 2, 3))
+    expected = np.einsum("bhk,hkd->bd", np.array(x, np.float64), np.array(linear.kernel[...], np.float64))
+    np.testing.assert_allclose(linear(x), expected, atol=1e-6)
+
+
+def test_axes_must_name_every_dimension():
+    with pytest.raises(ValueError, match="do not name"):
+        parameter(jnp.zeros((2, 3)), ("embed",))
+    with pytest.raises(ValueError, match="do not name"):
+        parameter(jnp.zeros((2,)), ("width",))
+
+
+def test_buckets_by_hand():
+    """8 buckets, largest distance 16. One direction: 0..3 exact, then log-spaced up to 16."""
+    distances = np.array([2, 0, -1, -3, -4, -5, -6, -8, -11, -12, -16, -99])
+    found = relative_buckets(distances, bidirectional=False, num_buckets=8, max_distance=16)
+    # 4 + floor(4 log(d / 4) / log 4): 5 -> 4.64, 6 -> 5.17, 8 -> 6, 11 -> 6.92, 12 -> 7.17.
+    assert found.tolist() == [0, 0, 1, 3, 4, 4, 5, 6, 6, 7, 7, 7]
+    found = relative_buckets(distances, bidirectional=True, num_buckets=8, max_distance=16)
+    # Both: 0, 1 exact; 2 + floor(2 log(d / 2) / log 8); keys after the query start at 4.
+    assert found.tolist() == [6, 0, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (1, 4), (6, 2), (1, 1), (3, 40)])
+def test_the_bias_is_the_table_at_each_pair_s_bucket(bidirectional, queries, keys):
+    options = {"bidirectional": bidirectional, "num_buckets": 8, "max_distance": 16}
+    bias = RelativeBias(KEY, 3, param_dtype="float32", **options)
+    distances = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+    expected = np.array(bias.table[...])[:, relative_buckets(distances, **options)]
+    np.testing.assert_array_equal(bias(queries, keys), expected)
+    if queries <= keys:
+        for query in range(queries):
+            np.testing.assert_array_equal(bias.row(jnp.int32(query), keys), expected[:, query])

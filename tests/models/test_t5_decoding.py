@@ -1,0 +1,72 @@
+"""Decoding with a cache equals the teacher-forced pass."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from t5_cases import random_batch, run, split, tiny_config
+
+CONFIGS = {
+    "unrolled": tiny_config(),
+    "scanned": tiny_config(scan_layers=True, remat="full"),
+    "tied": tiny_config(tie_embeddings=True, activations=("relu",)),
+    "few_buckets": tiny_config(relative_buckets=8, relative_max_distance=5),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prefill_and_step_give_the_teacher_forced_hidden_states(name):
+    graphdef, params = split(CONFIGS[name])
+    model = nnx.merge(graphdef, params)
+    batch = random_batch(2)
+    expected = run(graphdef, params, batch).hidden
+    cache, hidden = jax.jit(model.prefill, static_argnums=1)(batch, 10)
+    step = jax.jit(model.step)
+    states = [hidden]
+    for t in range(1, expected.shape[1]):
+        cache, hidden = step(batch.decoder_input_tokens[:, t], cache)
+        states.append(hidden)
+    np.testing.assert_allclose(jnp.stack(states, 1), expected, atol=5e-6)
+
+
+def test_the_head_is_that_of_the_forward_pass():
+    for config in (CONFIGS["unrolled"], CONFIGS["tied"]):
+        graphdef, params = split(config)
+        output = run(graphdef, params, random_batch())
+        np.testing.assert_array_equal(nnx.merge(graphdef, params).head().kernel, output.head.kernel)
+        assert output.head.vocab_size == config.vocab_size
+
+
+def test_every_array_of_the_cache_has_the_batch_first():
+    """So that rows can be gathered, dropped or sharded without knowing the family."""
+    graphdef, params = split(tiny_config(dtype="bfloat16"))
+    cache, hidden = jax.jit(lambda p, b: nnx.merge(graphdef, p).prefill(b, 5))(params, random_batch())
+    assert hidden.shape == (3, 16)
+    assert {x.shape[0] for x in jax.tree.leaves(cache) if x.ndim} == {3}
+    assert {x.dtype for x in jax.tree.leaves(cache.layers)} == {jnp.dtype("bfloat16")}
+    assert int(cache.index) == 1
+
+
+def test_rows_of_the_cache_can_be_reordered():
+    """As beam search does."""
+    graphdef, params = split(tiny_config())
+    model = nnx.merge(graphdef, params)
+    batch = random_batch()
+    order = jnp.array([2, 0, 0])
+    step = jax.jit(model.step)
+    cache, _ = jax.jit(model.prefill, static_argnums=1)(batch, 4)
+    cache, _ = step(jnp.array([3, 4, 5]), cache)
+    _, expected = step(jnp.array([6, 7, 8]), cache)
+    gathered = jax.tree.map(lambda x: x[order] if x.ndim else x, cache)
+    _, found = step(jnp.array([6, 7, 8])[order], gathered)
+    np.testing.assert_allclose(found, expected[order], atol=1e-6)
+
+
+def test_packed_rows_are_refused():
+    model = nnx.merge(*split(tiny_config()))
+    batch = dataclasses.replace(random_batch(), encoder_segment_ids=jnp.ones((3, 9), jnp.int32))
+    with pytest.raises(ValueError, match="packed"):
+        model.prefill(batch, 4)
