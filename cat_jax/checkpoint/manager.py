@@ -73,7 +73,7 @@ class CheckpointManager:
         self._failure: BaseException | None = None
         if writable and jax.process_index() == 0:
             atomic_write(self.directory / ".probe", b"")  # a read-only or full disk shows now, not after the first hour
-            removed = [name for name in remove_unsealed(self.directory) if name != ".probe"]
+            removed = [name for name in remove_unsealed(self.directory) if not name.startswith(".probe")]
             if removed:
                 logger.warning("removed unfinished checkpoints: %s", ", ".join(removed))
         if writable:
@@ -114,6 +114,8 @@ class CheckpointManager:
         directory = self.directory / str(step)
         if step in sealed_steps(self.directory):
             return
+        if directory.exists():
+            raise UserError(f"{directory} is no checkpoint of cat-jax", "move it away, or name another MODEL_DIR")
         host_bytes = json.dumps(host, sort_keys=True).encode()
         seal = Seal(
             step=step,

@@ -19,6 +19,7 @@ from cat_jax.files import checksum, read_json, write_json
 
 SEAL = "SEAL.json"
 _VERSION = 1
+_LAYOUT = {"params", "state", "host", "sums", "_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +74,21 @@ def sealed_steps(checkpoints: pathlib.Path) -> list[int]:
 
 
 def remove_unsealed(checkpoints: pathlib.Path) -> list[str]:
-    """Removes what an interrupted save or removal left; returns the names."""
-    keep = {str(step) for step in sealed_steps(checkpoints)}
-    leftovers = [p for p in checkpoints.iterdir() if p.name not in keep]
+    """Removes what an interrupted save or removal left, and nothing that cat-jax did not write; returns the names."""
+    leftovers = [path for path in checkpoints.iterdir() if _is_leftover(path)]
     for path in leftovers:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return sorted(p.name for p in leftovers)
+
+
+def _is_leftover(path: pathlib.Path) -> bool:
+    if path.is_symlink():
+        return False
+    if path.name.startswith((".removed-", ".probe")) or ".orbax-checkpoint-tmp" in path.name:
+        return True
+    if not path.name.isdecimal() or not path.is_dir() or (path / SEAL).exists():
+        return False
+    return all(inner.name in _LAYOUT or inner.name.startswith(f".{SEAL}") for inner in path.iterdir())
 
 
 def remove_step(directory: pathlib.Path) -> None:

@@ -105,6 +105,18 @@ def test_half_written_steps_are_passed_over_and_cleaned(tmp_path):
     assert [p.name for p in directory.iterdir()] == ["1"]
 
 
+def test_what_others_wrote_is_not_removed(tmp_path):
+    theirs = tmp_path / "checkpoints" / "2" / "default"
+    theirs.mkdir(parents=True)
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+    with CheckpointManager(tmp_path) as manager:
+        assert manager.latest() is None
+        with pytest.raises(UserError, match="2 is no checkpoint of cat-jax: move it away"):
+            manager.save(2, *arrays(2), None)
+    assert theirs.is_dir()
+    assert (tmp_path / "checkpoints" / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("area", ["params", "state", "host"])
 def test_one_flipped_byte_is_found_and_named(tmp_path, area):
     directory = save_all(tmp_path, [1, 2])

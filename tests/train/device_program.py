@@ -1,0 +1,45 @@
+"""Run by test_train_devices.py in processes of their own: one training run per mesh that is named."""
+
+import json
+import sys
+
+import jax
+from training_world import CAT_XENT, arguments, dataset, model, records, steps_and_digest
+
+from cat_jax.checkpoint.retention import CheckpointConfig
+from cat_jax.cli.distributed import join
+from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.teacher.store import StoredTeacher
+from cat_jax.train.loop import train
+from cat_jax.train.optimizer import Adafactor
+
+
+def main():
+    """Arguments: directory of the world, JSON of {name: [data, fsdp, tensor]}, steps, whether to evaluate."""
+    world, meshes, steps, evaluate = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
+    join()
+    for name, (data, fsdp, tensor) in meshes.items():
+        train(
+            **arguments(
+                f"{world}/{name}",
+                f"{world}/store",
+                # Every split dimension is divided by 8; one head a device; moments are factored.
+                model=model(num_heads=8, head_dim=4, embed_dim=16, mlp_dim=16),
+                objective=CAT_XENT,
+                teacher=StoredTeacher(f"{world}/signal"),
+                train_dataset=dataset(f"{world}/store", batch_size=16, pack=True),
+                eval_dataset=dataset(f"{world}/store", split="validation", batch_size=8) if evaluate else None,
+                optimizer=Adafactor(0.01, min_dim_size_to_factor=8),
+                num_microbatches=2,
+                train_steps=steps,
+                checkpoint=CheckpointConfig(period=3, keep=9),
+                log_period=1,
+                mesh=MeshConfig(data, fsdp, tensor),
+            )
+        )
+        if jax.process_index() == 0:
+            print(json.dumps([name, steps_and_digest(f"{world}/{name}"), records(f"{world}/{name}")]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
