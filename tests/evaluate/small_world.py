@@ -32,12 +32,12 @@ CONFIG = T5Config(
     head_dim=4,
     mlp_dim=16,
     num_encoder_layers=1,
-    num_decoder_layers=2,
+    num_decoder_layers=1,
 )
 
 
-def write_examples(root, count=37, task="letters", split="test", seed=0, options=False):
-    """A store of `count` examples with inputs of 2 to 40 tokens; with `options`, two to four of them, at most 30."""
+def write_examples(root, count=37, task="letters", split="test", seed=0, longest=40, options=False):
+    """A store of `count` examples with inputs of 2 to `longest` tokens and, if `options`, two to four of them."""
     recipe = Recipe(task, split, {"inputs": FEATURE, "targets": FEATURE}, LENGTHS, num_shards=2, keep_raw=True)
     rng = np.random.default_rng(seed)
     letters = Letters()
@@ -47,7 +47,7 @@ def write_examples(root, count=37, task="letters", split="test", seed=0, options
 
     def examples():
         for k in range(count):
-            asked, choices = word(30 if options else 40), [word(6) for _ in range(rng.integers(2, 5))]
+            asked, choices = word(longest), [word(6) for _ in range(rng.integers(2, 5))]
             raw = {"inputs_pretokenized": asked, "targets_pretokenized": choices[0]}
             tokens = (np.array([*letters.encode(x), 1], np.int32) for x in (asked, choices[0]))
             yield Example(f"id{k}", *tokens, {**raw, "options": choices} if options else raw)
@@ -58,8 +58,8 @@ def write_examples(root, count=37, task="letters", split="test", seed=0, options
 
 def write_world(root):
     """Two tasks in a mixture below `root/store`, one of them with options, and two models in `root/models`."""
-    write_examples(root / "store", 37, "letters")
-    write_examples(root / "store", 26, "choices", seed=1, options=True)
+    write_examples(root / "store", 37, "letters", longest=32)  # one shape, for every shape is compiled
+    write_examples(root / "store", 26, "choices", seed=1, longest=32, options=True)
     tasks = tuple(MixtureTask(task, 1.0, ("test",)) for task in ("choices", "letters"))
     write_mixture(root / "store", Mixture("both", tasks))
     return {f"model{seed}": str(save_model(root / "models" / str(seed), seed)) for seed in (0, 1)}

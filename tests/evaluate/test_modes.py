@@ -63,7 +63,7 @@ def test_generates_what_greedy_does_one_by_one(store, generated):
     assert len(lengths) > 2, "answers of one length prove little"
 
 
-@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("rows", [1, 64])
 def test_the_batch_size_changes_nothing(store, mesh, generated, tmp_path, rows):
     other = generate(store, mesh, tmp_path, rows)
     assert other["prediction_tokens"].equals(generated["prediction_tokens"])
@@ -83,10 +83,10 @@ def test_equal_models_share_the_program(store, mesh, tmp_path):
 
 
 def options_of(store, seed=0):
-    """1 to 5 options of 1 to 7 tokens for each example."""
+    """1 to 3 options of 1 to 7 tokens for each example, and the same once more: the second is never chosen."""
     rng = np.random.default_rng(seed)
     draw = lambda: np.append(rng.integers(2, VOCABULARY, rng.integers(0, 7)), 1).astype(np.int32)  # noqa: E731
-    return [[draw() for _ in range(rng.integers(1, 6))] for _ in range(len(store))]
+    return [[draw() for _ in range(rng.integers(1, 4))] * 2 for _ in range(len(store))]
 
 
 @pytest.mark.parametrize("normalization", ["sum", "mean"])
@@ -104,7 +104,7 @@ def test_scores_are_teacher_forced_log_likelihoods(store, mesh, tmp_path, normal
         assert row["option_lengths"] == [len(tokens) for tokens in of_row]
         keys = sums / [len(tokens) for tokens in of_row] if normalization == "mean" else sums
         best = int(np.argmax(keys))
-        assert row["best_option"] == best
+        assert row["best_option"] == best < len(of_row) / 2
         assert row["prediction_tokens"] == of_row[best].tolist()
         for name in NUMBERS:
             np.testing.assert_allclose(row[name], forced[best][name.removeprefix("token_")], rtol=1e-4, atol=1e-4)
@@ -131,12 +131,3 @@ def forced_scores(net):
         return {name: np.asarray(getattr(found, name))[0, : len(tokens)] for name in STATISTICS}
 
     return score
-
-
-def test_equal_options_choose_the_first(store, mesh, tmp_path):
-    graphdef, params = model()
-    same = [[np.array([5, 1], np.int32)] * 3 for _ in range(len(store))]
-    mode = Scoring(store, same, mesh, 8, "sum")
-    scored = answer(job_of(store, tmp_path, "score"), mode, 8, graphdef, params, mesh, 1e9)
-    assert scored is not None
-    assert set(scored["best_option"].to_pylist()) == {0}
