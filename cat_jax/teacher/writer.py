@@ -41,7 +41,7 @@ def teach(
     layout: SignalLayout | None = None,
     step: Step = None,
     dtype: str = "float32",
-    batch_size: int = 32,
+    batch_size: int = 64,
     seed: int = 0,
     mesh: MeshConfig | None = None,
     axis_rules: AxisRules = DEFAULT_RULES,
