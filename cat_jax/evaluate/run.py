@@ -89,22 +89,34 @@ def evaluate(
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
-    todo = list(itertools.compress(jobs, pending))
-    make = _Modes(todo, built, batch_size, module)
-    _check_writable(todo)
-    for model, of_model in itertools.groupby(todo, key=lambda job: job.model):
+    _make_tables(list(itertools.compress(jobs, pending)), built, axis_rules, batch_size, module, save_seconds)
+    return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
+
+
+def _make_tables(
+    jobs: Sequence[Job],
+    mesh: Mesh,
+    rules: AxisRules,
+    batch_size: int,
+    module: str | Sequence[str] | None,
+    save_seconds: float,
+) -> None:
+    """Makes the tables of `jobs`, those of one model after the other."""
+    modes = _Modes(jobs, mesh, batch_size, module)
+    _check_writable(jobs)
+    for model, of_model in itertools.groupby(jobs, key=lambda job: job.model):
         config = graphdef = params = None  # lets go of the model before
         for job in of_model:
             if params is None:
+                dtype = job.settings["dtype"]
                 config, graphdef, params, _ = load_model(
-                    model.model_dir, mesh=built, rules=axis_rules, dtype=dtype, step=job.step
+                    model.model_dir, mesh=mesh, rules=rules, dtype=dtype, step=job.step
                 )
-            answers = answer(job, make.mode(job), batch_size, graphdef, params, built, save_seconds)
+            answers = answer(job, modes.mode(job), batch_size, graphdef, params, mesh, save_seconds)
             if answers is not None:
                 write_answers(job, answers, config)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
-    return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
 
 
 class _Modes:

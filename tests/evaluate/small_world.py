@@ -69,7 +69,7 @@ def model(config=CONFIG, seed=0):
     """(graphdef, params): weights so large that answers differ from input to input, and end at different lengths."""
     net = config.build(jax.random.key(seed))
     kernel = net.output.kernel[...]
-    net.output.kernel[...] = 4 * kernel.at[:, 1].mul(2.0)  # the end of sequence is wanted now and then
+    net.output.kernel[...] = 4 * kernel.at[:, 1].mul(3.0)  # the end of sequence is wanted now and then
     graphdef, params = nnx.split(net)
     return graphdef, jax.tree.map(lambda x: x * 2 if x.ndim > 1 else x, params)
 

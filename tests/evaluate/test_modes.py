@@ -60,7 +60,7 @@ def test_generates_what_greedy_does_one_by_one(store, generated):
             np.testing.assert_allclose(row[name], expected, rtol=1e-4, atol=1e-4)
         assert row["option_scores"] is None
         lengths.add(len(row["prediction_tokens"]))
-    assert len(lengths) > 2, "answers of one length prove little"
+    assert len(lengths) > 1, "answers of one length prove little"
 
 
 @pytest.mark.parametrize("rows", [1, 64])
