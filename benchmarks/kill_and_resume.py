@@ -1,0 +1,132 @@
+"""Kills an experiment outright at random instants, starts it again each time, and compares it with an undisturbed one.
+
+    python benchmarks/kill_and_resume.py --work_dir=/tmp/kills --kills=20
+
+The experiment is the demo with few steps and frequent checkpoints, so that kills fall into every stage: prepare, train
+(also while saving), teach, evaluate, cascade. Every process of the run gets SIGKILL at once. In the end the stores, the
+signals, the tables and results.json must be equal byte for byte, and the parameters of every model bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+EXPERIMENT = """
+include 'runs/demo.gin'
+
+Experiment.objectives = ['xent', 'cat_dist']
+Experiment.seeds = [0]
+teacher/TRAIN_STEPS = 160
+student/TRAIN_STEPS = 160
+SAVE_PERIOD = 10
+EVAL_PERIOD = 80
+cascade.resamples = 100
+"""
+
+PATTERNS = ("store/**/*", "signals/**/*", "tables/**/*", "results.json")
+IGNORED = (".gin",)
+"""Saved configurations name the run's own directory."""
+
+
+def digests(run_dir: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file that must not depend on kills, and the fingerprint of every model's parameters."""
+    from cat_jax.checkpoint.params import checkpoint_fingerprint
+
+    found = {}
+    for pattern in PATTERNS:
+        for path in sorted(run_dir.glob(pattern)):
+            if path.is_file() and path.suffix not in IGNORED:
+                content = path.read_bytes().replace(str(run_dir).encode(), b"RUN_DIR")
+                found[str(path.relative_to(run_dir))] = hashlib.sha256(content).hexdigest()
+    for model in sorted((run_dir / "models").iterdir()):
+        found[f"models/{model.name}"] = checkpoint_fingerprint(model)
+    return found
+
+
+def start(work_dir: pathlib.Path, run_dir: pathlib.Path, log) -> subprocess.Popen:
+    """`cat-jax run` of the experiment, in a process group of its own."""
+    command = [sys.executable, "-m", "cat_jax.cli.main", "run", f"--gin_file={work_dir / 'experiment.gin'}"]
+    command.append(f"--gin.RUN_DIR={str(run_dir)!r}")
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def descendants(pid: int) -> set[int]:
+    """The process and all that it started, as the kernel tells now."""
+    parents = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError):
+                continue  # it has ended meanwhile
+    family = {pid}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """SIGKILL to the run and everything below it."""
+    for pid in descendants(process.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def stage(run_dir: pathlib.Path) -> str:
+    """What the run was at: the log that was written last."""
+    logs = sorted((run_dir / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime) if run_dir.exists() else []
+    return logs[-1].stem if logs else "before the first stage"
+
+
+def main() -> int:
+    """Returns 0 if nothing differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work_dir", type=pathlib.Path, required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    work_dir = arguments.work_dir.resolve()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    (work_dir / "experiment.gin").write_text(EXPERIMENT)
+    undisturbed, killed = work_dir / "undisturbed", work_dir / "killed"
+    with open(work_dir / "log", "w") as log:
+        began = time.monotonic()
+        if start(work_dir, undisturbed, log).wait():
+            sys.exit(f"the undisturbed run failed: see {work_dir / 'log'}")
+        seconds = time.monotonic() - began
+        print(f"undisturbed: {seconds:.0f} s", flush=True)
+        rng, kills = random.Random(arguments.seed), 0
+        while True:
+            process = start(work_dir, killed, log)
+            # Long enough to get past the start of a stage, short enough that every stage is met.
+            patience = rng.uniform(1.0, 2.5 * seconds / arguments.kills + 12.0)
+            try:
+                code = process.wait(timeout=patience if kills < arguments.kills else None)
+            except subprocess.TimeoutExpired:
+                kills += 1
+                print(f"kill {kills} after {patience:.1f} s, at {stage(killed)}", flush=True)
+                kill_all(process)
+                continue
+            if code:
+                sys.exit(f"the run failed after {kills} kills: see {work_dir / 'log'}")
+            break
+    expected, found = digests(undisturbed), digests(killed)
+    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    print(json.dumps({"kills": kills, "compared": len(expected), "different": different}))
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
