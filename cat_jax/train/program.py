@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from cat_jax.checkpoint.params import abstract_model
 from cat_jax.losses.objective import Objective
+from cat_jax.parallel.activations import rows_over
 from cat_jax.parallel.batches import batch_sharding, replicated
 from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -96,7 +97,8 @@ def build_program(
     leaves, signal_of = _teacher_parts(teacher)
 
     def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
-        return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
+        with rows_over(mesh):
+            return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
 
     def init(seed: Array) -> TrainState:
         model_key, run_seed = jax.random.key(seed), seed
