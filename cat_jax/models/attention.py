@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cat_jax.models.dropout import dropout
-from cat_jax.models.initializers import Maker, normal
-from cat_jax.models.layers import Linear
+from cat_jax.models import initializers
+from cat_jax.models.layers import Linear, dropout
 
 MASKED = -1e10
 """Logit of a key that may not be seen. Finite: a query that sees nothing gets a uniform average, not NaN."""
@@ -25,7 +24,7 @@ def attend(
     bias: jax.Array | None,
     mask: jax.Array | None,
     dropout_rate: float = 0.0,
-    keep: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention; logits and softmax in f32 whatever the inputs' dtype.
 
@@ -35,8 +34,8 @@ def attend(
         values: [B, S, H, K].
         bias: f32, broadcastable to [B, H, T, S], added to the logits.
         mask: bool, broadcastable to [B, H, T, S], true where a key may be seen.
-        dropout_rate: probability with which an attention weight was dropped from `keep`.
-        keep: bool[B, H, 1, S], the attention weights' dropout.
+        dropout_rate: probability with which an attention weight is dropped; one draw serves all queries.
+        dropout_key: None for no dropout.
 
     Returns:
         [B, T, H, K] in the dtype of `values`.
@@ -47,25 +46,31 @@ def attend(
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    return jnp.einsum("BHTS,BSHK->BTHK", dropout(weights, dropout_rate, keep), values)
+    weights = dropout(weights, dropout_rate, dropout_key, broadcast_axis=-2)
+    return jnp.einsum("BHTS,BSHK->BTHK", weights, values)
 
 
 class Attention(nnx.Module):
     """Query, key, value and output projections around `attend`."""
 
-    def __init__(self, make: Maker, width: int, num_heads: int, head_dim: int, dropout_rate: float):
-        """Four kernels with T5's scales: variance 1 / fan-in, the query's smaller by head_dim."""
+    def __init__(
+        self, key: jax.Array, width: int, num_heads: int, head_dim: int, dropout_rate: float, *, param_dtype: str
+    ):
+        """Draws the four kernels with T5's scales: variance 1 / fan-in, the query's smaller by head_dim."""
+        query_key, key_key, value_key, output_key = jax.random.split(key, 4)
         shape, axes = (width, num_heads, head_dim), ("embed", "heads", "kv")
+        small, plain = initializers.normal((width * head_dim) ** -0.5), initializers.normal(width**-0.5)
         self.dropout_rate = dropout_rate
-        self.query = Linear(make, shape, axes, initializer=normal((width * head_dim) ** -0.5))
-        self.key = Linear(make, shape, axes, initializer=normal(width**-0.5))
-        self.value = Linear(make, shape, axes, initializer=normal(width**-0.5))
+        self.query = Linear(query_key, shape, axes, initializer=small, param_dtype=param_dtype)
+        self.key = Linear(key_key, shape, axes, initializer=plain, param_dtype=param_dtype)
+        self.value = Linear(value_key, shape, axes, initializer=plain, param_dtype=param_dtype)
         self.output = Linear(
-            make,
+            output_key,
             (num_heads, head_dim, width),
             ("heads", "kv", "embed"),
-            initializer=normal((num_heads * head_dim) ** -0.5),
+            initializer=initializers.normal((num_heads * head_dim) ** -0.5),
             contract=2,
+            param_dtype=param_dtype,
         )
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -80,8 +85,10 @@ class Attention(nnx.Module):
         *,
         bias: jax.Array | None = None,
         mask: jax.Array | None = None,
-        keep: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """[B, T, D] of queries made from `x` [B, T, D] looking at given keys and values [B, S, H, K]."""
-        query, rate = self.query(x), self.dropout_rate
-        return self.output(attend(query, keys, values, bias=bias, mask=mask, dropout_rate=rate, keep=keep))
+        rate = self.dropout_rate
+        return self.output(
+            attend(self.query(x), keys, values, bias=bias, mask=mask, dropout_rate=rate, dropout_key=dropout_key)
+        )

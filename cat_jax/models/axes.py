@@ -12,14 +12,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-LAYERS = "layers"
-"""The axis of stacked layers."""
-
-LOGICAL_AXES = frozenset({"vocab", "embed", "mlp", "heads", "kv", LAYERS, "relpos_buckets"})
-"""Every name that a parameter of this package uses; `kv` is the size of one head."""
+LOGICAL_AXES = frozenset({"vocab", "embed", "mlp", "heads", "kv", "layers", "relpos_buckets"})
+"""Every name that a parameter of this package uses; `kv` is the size of one head, `layers` the scanned stack."""
 
 
-def parameter(value: jax.Array | jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> nnx.Param:
+def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
     """A parameter whose dimensions are called `axes`, one name each."""
     if len(axes) != value.ndim or not LOGICAL_AXES.issuperset(axes):
         raise ValueError(f"axes {axes} do not name the dimensions of a parameter of shape {value.shape}")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cat_jax.models.initializers import Maker, uniform
+from cat_jax.models import initializers
+from cat_jax.models.axes import parameter
 
 
 def relative_buckets(distances: np.ndarray, *, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
@@ -45,13 +46,23 @@ def relative_buckets(distances: np.ndarray, *, bidirectional: bool, num_buckets:
 class RelativeBias(nnx.Module):
     """The bias added to attention logits, f32[H, T, S]."""
 
-    def __init__(self, make: Maker, num_heads: int, *, num_buckets: int, max_distance: int, bidirectional: bool):
-        """The table is drawn from a uniform of variance 2 / (num_heads + num_buckets), as t5x does."""
+    def __init__(
+        self,
+        key: jax.Array,
+        num_heads: int,
+        *,
+        num_buckets: int,
+        max_distance: int,
+        bidirectional: bool,
+        param_dtype: str,
+    ):
+        """Draws the table from a uniform of variance 2 / (num_heads + num_buckets), as t5x does."""
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
         bound = (6.0 / (num_heads + num_buckets)) ** 0.5
-        self.table = make((num_heads, num_buckets), ("heads", "relpos_buckets"), uniform(bound))
+        table = initializers.uniform(bound)(key, (num_heads, num_buckets), param_dtype)
+        self.table = parameter(table, ("heads", "relpos_buckets"))
 
     def __call__(self, num_queries: int, num_keys: int) -> jax.Array:
         """The bias of queries 0..T-1 on keys 0..S-1, f32[H, T, S].

@@ -13,32 +13,51 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cat_jax.models.axes import LAYERS, axes_of, parameter
-from cat_jax.models.layers import PRODUCT
+from cat_jax.models.axes import axes_of, parameter
+
+LAYERS = "layers"
 
 
-def apply_layers(layers: Any, x: jax.Array, *context: Any, keep: Any = None, remat: str = "none") -> jax.Array:
-    """Calls `layer(x, *context, keep=...)` for every layer in turn.
+def make_layers(key: jax.Array, make_layer: Callable[[jax.Array], nnx.Module], count: int, *, scan: bool) -> Any:
+    """`count` layers, layer i drawn from the key folded with i: the same numbers scanned or not.
+
+    Returns:
+        An `nnx.List` of layers, or one layer whose parameters have a leading axis of `count`.
+    """
+    keys = [jax.random.fold_in(key, i) for i in range(count)]
+    if not scan:
+        return nnx.List([make_layer(key) for key in keys])
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_layer(keys[0])))
+    params = jax.vmap(lambda key: nnx.state(make_layer(key)))(jnp.stack(keys))
+    return nnx.merge(graphdef, _map_params(params, lambda p: parameter(p[...], (LAYERS, *axes_of(p)))))
+
+
+def apply_layers(
+    layers: Any, x: jax.Array, *context: Any, remat: str = "none", dropout_key: jax.Array | None = None
+) -> jax.Array:
+    """Calls `layer(x, *context, dropout_key=...)` for every layer in turn.
 
     Args:
-        layers: an `nnx.List` of layers, or one layer whose parameters have a leading axis.
+        layers: what `make_layers` made.
         x: what the layers hand on.
         *context: arrays (or None) that every layer sees: masks, biases, the encoder's output.
-        keep: a tree of arrays whose leading axis counts the layers, one slice for each; None for no dropout.
         remat: 'none', 'minimal' or 'full'; see `T5Config`.
+        dropout_key: folded with each layer's number; None for no dropout.
     """
 
-    def apply(x, params, keep, context):
-        return nnx.merge(graphdef, params)(x, *context, keep=keep)
+    def apply(x, params, index, context):
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+        return nnx.merge(graphdef, params)(x, *context, dropout_key=key)
 
     if isinstance(layers, nnx.List):
-        for i, layer in enumerate(layers):
+        for index, layer in enumerate(layers):
             graphdef, params = nnx.split(layer)
-            x = _rematerialised(apply, remat)(x, params, jax.tree.map(lambda k, i=i: k[i], keep), context)
+            x = _rematerialised(apply, remat)(x, params, index, context)
         return x
     graphdef, params = nnx.split(layers)
     body = _rematerialised(apply, remat)
-    x, _ = jax.lax.scan(lambda x, each: (body(x, *each, context), None), x, (params, keep))
+    indices = jnp.arange(_count(params))
+    x, _ = jax.lax.scan(lambda x, each: (body(x, *each, context), None), x, (params, indices))
     return x
 
 
@@ -47,11 +66,7 @@ def each_layer(layers: Any) -> list[Any]:
     if isinstance(layers, nnx.List):
         return list(layers)
     graphdef, params = nnx.split(layers)
-    is_param = lambda x: isinstance(x, nnx.Param)  # noqa: E731
-    count = jax.tree.leaves(params)[0].shape[0]
-    return [
-        nnx.merge(graphdef, jax.tree.map(lambda p, i=i: _slice(p, i), params, is_leaf=is_param)) for i in range(count)
-    ]
+    return [nnx.merge(graphdef, jax.tree.map(lambda p, i=i: p[i], params)) for i in range(_count(params))]
 
 
 def stack_layers(params: nnx.State) -> nnx.State:
@@ -73,17 +88,14 @@ def unstack_layers(params: nnx.State) -> nnx.State:
     """Parameters of a scanned model (`scan_layers=True`) as those of the same model with `scan_layers=False`."""
     unrolled: dict[tuple, Any] = {}
     for path, param in nnx.to_flat_state(params):
-        if axes_of(param)[0] != LAYERS:
+        axes = axes_of(param)
+        if axes[0] != LAYERS:
             unrolled[path] = param
             continue
         at = path.index(LAYERS) + 1
         for i in range(param.shape[0]):
-            unrolled[(*path[:at], i, *path[at:])] = _slice(param, i)
+            unrolled[(*path[:at], i, *path[at:])] = parameter(param[i], axes[1:])
     return nnx.from_flat_state(unrolled)
-
-
-def _slice(param: nnx.Param, i: int) -> nnx.Param:
-    return parameter(param[i], axes_of(param)[1:])
 
 
 def _index_of_layer(path: tuple) -> int | None:
@@ -92,10 +104,18 @@ def _index_of_layer(path: tuple) -> int | None:
     return at if at < len(path) and isinstance(path[at], int) else None
 
 
+def _count(params: nnx.State) -> int:
+    return jax.tree.leaves(params)[0].shape[0]
+
+
+def _map_params(params: nnx.State, f: Callable[[nnx.Param], nnx.Param]) -> nnx.State:
+    return jax.tree.map(f, params, is_leaf=lambda x: isinstance(x, nnx.Param))
+
+
 def _rematerialised(f: Callable, remat: str) -> Callable:
     if remat == "none":
         return f
     # 'minimal' keeps the products with kernels, which are the dear ones, and computes again what is cheap or, as the
-    # attention weights, large. (By name: a policy for dots does not see into `linear`, which has its own gradient.)
-    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "minimal" else None
+    # attention weights, large: products with a batch dimension.
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "minimal" else None
     return jax.checkpoint(f, policy=policy)

@@ -7,33 +7,23 @@ import pytest
 
 from cat_jax.models import initializers
 from cat_jax.models.attention import Attention, attend
-from cat_jax.models.axes import axes_of, parameter
-from cat_jax.models.dropout import draw_keep, dropout
-from cat_jax.models.initializers import Initializer, Maker
-from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, RMSNorm, linear
+from cat_jax.models.axes import parameter
+from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, Linear, RMSNorm, dropout
 from cat_jax.models.relative import RelativeBias, relative_buckets
 from cat_jax.models.t5_config import ACTIVATION_NAMES
 
 KEY = jax.random.key(0)
 
 
-def made(layer, *arguments, **options):
-    """A layer with drawn parameters."""
-    make = Maker("float32")
-    layer = layer(make, *arguments, **options)
-    make.draw(KEY)
-    return layer
-
-
 def test_rms_norm_by_hand():
-    norm = made(RMSNorm, 2, epsilon=0.5)
+    norm = RMSNorm(2, epsilon=0.5, param_dtype="float32")
     norm.scale[...] = jnp.array([1.0, 10.0])
     # Mean square of (3, 4) is 12.5; with epsilon 13; 3 / sqrt(13) and 40 / sqrt(13).
     np.testing.assert_allclose(norm(jnp.array([3.0, 4.0])), [0.8320503, 11.0940039], rtol=1e-6)
 
 
 def test_rms_norm_squares_in_f32():
-    norm = made(RMSNorm, 2, epsilon=1e-6)
+    norm = RMSNorm(2, epsilon=1e-6, param_dtype="float32")
     found = norm(jnp.array([300.0, 400.0], jnp.float16))  # 400 squared is beyond float16
     np.testing.assert_allclose(found, [0.8485281, 1.1313708], rtol=1e-3)
     assert found.dtype == jnp.float16
@@ -54,9 +44,9 @@ def test_activations_by_hand():
 
 
 def test_the_gated_mlp_by_hand():
-    mlp = made(MLP, 1, 1, ("relu", "linear"), 0.0)
-    for layer, weight in zip([*mlp.inputs, mlp.output], [2.0, 3.0, 5.0], strict=True):
-        layer.kernel[...] = jnp.array([[weight]])
+    mlp = MLP(KEY, 1, 1, ("relu", "linear"), 0.0, param_dtype="float32")
+    for linear, weight in zip([*mlp.inputs, mlp.output], [2.0, 3.0, 5.0], strict=True):
+        linear.kernel[...] = jnp.array([[weight]])
     np.testing.assert_allclose(mlp(jnp.array([[[4.0], [-4.0]]])), [[[5 * 8 * 12.0], [0.0]]])
 
 
@@ -74,28 +64,19 @@ def test_attention_against_float64():
 
 
 def test_dropout_drops_at_its_rate_and_keeps_the_mean():
-    keep = draw_keep(KEY, 0.25, 4, {"first": (1, 1000), "second": (3, 1, 500)})
-    assert {name: value.shape for name, value in keep.items()} == {"first": (4, 1, 1000), "second": (4, 3, 1, 500)}
-    found = np.array(dropout(jnp.ones((4, 7, 1000)), 0.25, keep["first"]))
+    x = jnp.ones((4, 50, 3, 1000))
+    found = np.array(dropout(x, 0.25, KEY, broadcast_axis=1))
     assert set(np.unique(found)) == {0.0, np.float32(1 / 0.75)}
     assert (found == 0).mean() == pytest.approx(0.25, abs=0.02)
     assert (found == found[:, :1]).all()  # one draw for all positions
     assert not (found[0] == found[1]).all()
-    assert not (keep["first"][:, 0, :500] == keep["second"][:, 0, 0]).all()
-    x = jnp.ones(3)
-    assert dropout(x, 0.25, None) is x
-
-
-def test_dropout_keeps_the_dtype():
-    assert dropout(jnp.ones(2, jnp.bfloat16), 0.5, jnp.array([True, False])).dtype == jnp.bfloat16
+    assert dropout(x, 0.25, None, broadcast_axis=1) is x
+    assert dropout(x, 0.0, KEY, broadcast_axis=1) is x
 
 
 @pytest.mark.parametrize("kind", ["normal", "truncated_normal", "uniform"])
 def test_initialisers_have_the_spread_they_promise(kind):
-    make = Maker("float32")
-    param = make((300, 300), ("embed", "mlp"), getattr(initializers, kind)(0.3))
-    make.draw(KEY)
-    draws = np.array(param[...])
+    draws = np.array(getattr(initializers, kind)(0.3)(KEY, (300, 300), "float32"))
     spread = 0.3 / 3**0.5 if kind == "uniform" else 0.3
     assert draws.std() == pytest.approx(spread, rel=0.02)
     assert draws.mean() == pytest.approx(0.0, abs=0.01)
@@ -103,29 +84,8 @@ def test_initialisers_have_the_spread_they_promise(kind):
         assert np.abs(draws).max() < 2 * 0.3 / 0.8796
 
 
-def test_a_maker_stacks_and_draws_each_parameter_by_itself():
-    make = Maker("bfloat16")
-    alone = make((2, 3), ("embed", "mlp"), Initializer("normal"))
-    again = make((2, 3), ("embed", "mlp"), Initializer("normal"))
-    stacked = make.stacked(5)((2, 3), ("embed", "mlp"), Initializer("ones", 2.0))
-    make.draw(KEY)
-    assert axes_of(stacked) == ("layers", "embed", "mlp")
-    assert stacked.shape == (5, 2, 3)
-    assert {p.dtype for p in (alone, again, stacked)} == {jnp.dtype("bfloat16")}
-    assert (stacked[...] == 2.0).all()
-    assert not (alone[...] == again[...]).any()
-
-
-@pytest.mark.parametrize("kind", ["normal", "truncated_normal", "uniform"])
-def test_a_large_draw_gives_the_numbers_of_a_flat_one(kind, monkeypatch):
-    """So that parameters do not depend on which way they were drawn."""
-    flat = initializers._draw(kind, KEY, (3, 4, 5))
-    monkeypatch.setattr(initializers, "_FLAT", 0)
-    np.testing.assert_array_equal(initializers._draw(kind, KEY, (3, 4, 5)), flat)
-
-
 def test_kernels_start_at_t5_scales():
-    attention = made(Attention, 64, 4, 32, 0.0)
+    attention = Attention(KEY, 64, 4, 32, 0.0, param_dtype="float32")
     spread = {
         name: float(jnp.std(getattr(attention, name).kernel[...])) for name in ("query", "key", "value", "output")
     }
@@ -133,34 +93,18 @@ def test_kernels_start_at_t5_scales():
     assert spread["key"] == pytest.approx(64**-0.5, rel=0.05)
     assert spread["value"] == pytest.approx(64**-0.5, rel=0.05)
     assert spread["output"] == pytest.approx((4 * 32) ** -0.5, rel=0.05)
-    mlp = made(MLP, 64, 128, ("gelu", "linear"), 0.0)
+    mlp = MLP(KEY, 64, 128, ("gelu", "linear"), 0.0, param_dtype="float32")
     assert float(jnp.std(mlp.inputs[0].kernel[...])) == pytest.approx(64**-0.5, rel=0.05)
     assert float(jnp.std(mlp.output.kernel[...])) == pytest.approx(128**-0.5, rel=0.05)
     assert not (mlp.inputs[0].kernel[...] == mlp.inputs[1].kernel[...]).any()
-    assert float(jnp.std(made(Embedding, 200, 64).table[...])) == pytest.approx(1.0, rel=0.05)
+    assert float(jnp.std(Embedding(KEY, 200, 64, param_dtype="float32").table[...])) == pytest.approx(1.0, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("outer", "inner", "result"),
-    [((2, 5), (3,), (4, 2)), ((5,), (4, 3), (2,)), ((2, 5), (8,), (3,)), ((), (3,), (4,))],
-    ids=["widens", "joins", "narrows", "one_vector"],
-)
-def test_a_linear_map_and_its_gradient(outer, inner, result):
-    """The gradient is written by hand: against float64 and finite differences' linear counterpart, the product."""
-    rng = np.random.default_rng(0)
-    x, kernel, grad = (
-        rng.normal(size=(*outer, *inner)),
-        rng.normal(size=(*inner, *result)),
-        rng.normal(size=(*outer, *result)),
-    )
-    n, i, o = (int(np.prod(shape)) for shape in (outer, inner, result))
-    flat_x, flat_kernel, flat_grad = x.reshape(n, i), kernel.reshape(i, o), grad.reshape(n, o)
-    as_f32 = [jnp.array(a, jnp.float32) for a in (x, kernel, grad)]
-    found, pull_back = jax.vjp(lambda x, kernel: linear(x, kernel, len(inner)), *as_f32[:2])
-    grad_x, grad_kernel = pull_back(as_f32[2])
-    np.testing.assert_allclose(found, (flat_x @ flat_kernel).reshape(*outer, *result), atol=1e-5)
-    np.testing.assert_allclose(grad_x, (flat_grad @ flat_kernel.T).reshape(x.shape), atol=1e-5)
-    np.testing.assert_allclose(grad_kernel, (flat_x.T @ flat_grad).reshape(kernel.shape), atol=1e-5)
+def test_a_linear_map_contracts_leading_dimensions():
+    linear = Linear(KEY, (2, 3, 4), ("heads", "kv", "embed"), contract=2, param_dtype="float32")
+    x = jax.random.normal(KEY, (5, 2, 3))
+    expected = np.einsum("bhk,hkd->bd", np.array(x, np.float64), np.array(linear.kernel[...], np.float64))
+    np.testing.assert_allclose(linear(x), expected, atol=1e-6)
 
 
 def test_axes_must_name_every_dimension():
@@ -185,7 +129,7 @@ def test_buckets_by_hand():
 @pytest.mark.parametrize(("queries", "keys"), [(5, 5), (1, 4), (6, 2), (1, 1), (3, 40)])
 def test_the_bias_is_the_table_at_each_pair_s_bucket(bidirectional, queries, keys):
     options = {"bidirectional": bidirectional, "num_buckets": 8, "max_distance": 16}
-    bias = made(RelativeBias, 3, **options)
+    bias = RelativeBias(KEY, 3, param_dtype="float32", **options)
     distances = np.arange(keys)[None, :] - np.arange(queries)[:, None]
     expected = np.array(bias.table[...])[:, relative_buckets(distances, **options)]
     np.testing.assert_array_equal(bias(queries, keys), expected)
