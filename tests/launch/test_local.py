@@ -57,12 +57,12 @@ def test_the_first_failure_stops_the_rest_and_is_the_exit_code(tmp_path):
         import os, sys, time
         if os.environ["CAT_JAX_PROCESS_ID"] == "1":
             sys.exit(3)
-        time.sleep(60)
+        time.sleep(600)
         """,
     )
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 3
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
 
 
 def test_sigterm_reaches_every_process(tmp_path):
@@ -72,14 +72,14 @@ def test_sigterm_reaches_every_process(tmp_path):
         import signal, sys, time
         signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(75)))
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
         """,
     )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     assert sorted(lines) == ["[0] ready\n", "[1] ready\n"]
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 75
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
 
