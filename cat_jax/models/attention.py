@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cat_jax.models import initializers
-from cat_jax.models.layers import Linear, dropout
+from cat_jax.models.dropout import dropout
+from cat_jax.models.layers import Linear
 
 MASKED = -1e10
 """Logit of a key that may not be seen. Finite: a query that sees nothing gets a uniform average, not NaN."""
@@ -24,7 +25,7 @@ def attend(
     bias: jax.Array | None,
     mask: jax.Array | None,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    keep: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention; logits and softmax in f32 whatever the inputs' dtype.
 
@@ -34,8 +35,8 @@ def attend(
         values: [B, S, H, K].
         bias: f32, broadcastable to [B, H, T, S], added to the logits.
         mask: bool, broadcastable to [B, H, T, S], true where a key may be seen.
-        dropout_rate: probability with which an attention weight is dropped; one draw serves all queries.
-        dropout_key: None for no dropout.
+        dropout_rate: probability with which an attention weight was dropped from `keep`.
+        keep: bool[B, H, 1, S], the attention weights' dropout.
 
     Returns:
         [B, T, H, K] in the dtype of `values`.
@@ -46,8 +47,7 @@ def attend(
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    weights = dropout(weights, dropout_rate, dropout_key, broadcast_axis=-2)
-    return jnp.einsum("BHTS,BSHK->BTHK", weights, values)
+    return jnp.einsum("BHTS,BSHK->BTHK", dropout(weights, dropout_rate, keep), values)
 
 
 class Attention(nnx.Module):
@@ -85,10 +85,8 @@ class Attention(nnx.Module):
         *,
         bias: jax.Array | None = None,
         mask: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
+        keep: jax.Array | None = None,
     ) -> jax.Array:
         """[B, T, D] of queries made from `x` [B, T, D] looking at given keys and values [B, S, H, K]."""
-        rate = self.dropout_rate
-        return self.output(
-            attend(self.query(x), keys, values, bias=bias, mask=mask, dropout_rate=rate, dropout_key=dropout_key)
-        )
+        query, rate = self.query(x), self.dropout_rate
+        return self.output(attend(query, keys, values, bias=bias, mask=mask, dropout_rate=rate, keep=keep))

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cat_jax.models.axes import axes_of, parameter
+from cat_jax.models.layers import PRODUCT
+from cat_jax.parallel.activations import by_rows
 
 LAYERS = "layers"
 
@@ -32,32 +34,28 @@ def make_layers(key: jax.Array, make_layer: Callable[[jax.Array], nnx.Module], c
     return nnx.merge(graphdef, _map_params(params, lambda p: parameter(p[...], (LAYERS, *axes_of(p)))))
 
 
-def apply_layers(
-    layers: Any, x: jax.Array, *context: Any, remat: str = "none", dropout_key: jax.Array | None = None
-) -> jax.Array:
-    """Calls `layer(x, *context, dropout_key=...)` for every layer in turn.
+def apply_layers(layers: Any, x: jax.Array, *context: Any, keep: Any = None, remat: str = "none") -> jax.Array:
+    """Calls `layer(x, *context, keep=...)` for every layer in turn; what it returns stays split by rows.
 
     Args:
         layers: what `make_layers` made.
         x: what the layers hand on.
         *context: arrays (or None) that every layer sees: masks, biases, the encoder's output.
+        keep: a tree of arrays whose leading axis counts the layers, one slice for each; None for no dropout.
         remat: 'none', 'minimal' or 'full'; see `T5Config`.
-        dropout_key: folded with each layer's number; None for no dropout.
     """
 
-    def apply(x, params, index, context):
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-        return nnx.merge(graphdef, params)(x, *context, dropout_key=key)
+    def apply(x, params, keep, context):
+        return by_rows(nnx.merge(graphdef, params)(x, *context, keep=keep))
 
     if isinstance(layers, nnx.List):
-        for index, layer in enumerate(layers):
+        for i, layer in enumerate(layers):
             graphdef, params = nnx.split(layer)
-            x = _rematerialised(apply, remat)(x, params, index, context)
+            x = _rematerialised(apply, remat)(x, params, jax.tree.map(lambda k, i=i: k[i], keep), context)
         return x
     graphdef, params = nnx.split(layers)
     body = _rematerialised(apply, remat)
-    indices = jnp.arange(_count(params))
-    x, _ = jax.lax.scan(lambda x, each: (body(x, *each, context), None), x, (params, indices))
+    x, _ = jax.lax.scan(lambda x, each: (body(x, *each, context), None), x, (params, keep))
     return x
 
 
@@ -116,6 +114,6 @@ def _rematerialised(f: Callable, remat: str) -> Callable:
     if remat == "none":
         return f
     # 'minimal' keeps the products with kernels, which are the dear ones, and computes again what is cheap or, as the
-    # attention weights, large: products with a batch dimension.
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "minimal" else None
+    # attention weights, large. (By name: a policy for dots does not see into `linear`, which has its own gradient.)
+    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "minimal" else None
     return jax.checkpoint(f, policy=policy)

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cat_jax.models import masks
-from cat_jax.models.layers import Embedding, Linear, RMSNorm, dropout
-from cat_jax.models.relative import RelativeBias
-from cat_jax.models.stack import apply_layers, each_layer, make_layers
+from cat_jax.models.layers import Embedding, Linear
+from cat_jax.models.stack import each_layer
 from cat_jax.models.t5_config import T5Config
-from cat_jax.models.t5_layers import LayerCache, T5DecoderLayer, T5EncoderLayer
+from cat_jax.models.t5_layers import LayerCache
+from cat_jax.models.t5_stacks import T5Decoder, T5Encoder
+from cat_jax.parallel.activations import by_rows
 from cat_jax.types import Batch, Head, ModelOutput
 
 
@@ -40,8 +41,8 @@ class T5(nnx.Module):
         c = config
         self.config = config
         self.embedding = Embedding(embedding_key, c.vocab_size, c.embed_dim, param_dtype=c.param_dtype)
-        self.encoder = T5Stack(config, encoder_key, decoder=False)
-        self.decoder = T5Stack(config, decoder_key, decoder=True)
+        self.encoder = T5Encoder(config, encoder_key)
+        self.decoder = T5Decoder(config, decoder_key)
         if not c.tie_embeddings:
             shape, axes = (c.embed_dim, c.vocab_size), ("embed", "vocab")
             self.output = Linear(head_key, shape, axes, param_dtype=c.param_dtype)
@@ -63,9 +64,7 @@ class T5(nnx.Module):
         if batch.decoder_segment_ids is not None:
             self_mask &= masks.segment_mask(batch.decoder_segment_ids, batch.decoder_segment_ids)
         x = self._embed(batch.decoder_input_tokens)
-        x = self.decoder(
-            x, encoded, self.decoder.relative(length, length), self_mask, cross_mask, dropout_key=decoder_key
-        )
+        x = self.decoder(x, encoded, self_mask, cross_mask, dropout_key=decoder_key)
         return ModelOutput(self._to_head(x), self.head())
 
     def head(self) -> Head:
@@ -108,7 +107,6 @@ class T5(nnx.Module):
         tokens = batch.encoder_input_tokens
         if tokens is None:
             raise ValueError("T5 reads encoder_input_tokens, and the batch has none")
-        length = tokens.shape[1]
         if batch.encoder_segment_ids is None:
             mask = cross_mask = masks.padding_mask(tokens)
         else:
@@ -116,41 +114,10 @@ class T5(nnx.Module):
                 raise ValueError("the batch has segment ids for the encoder and none for the decoder")
             mask = masks.segment_mask(batch.encoder_segment_ids, batch.encoder_segment_ids)
             cross_mask = masks.segment_mask(batch.decoder_segment_ids, batch.encoder_segment_ids)
-        x = self._embed(tokens)
-        return self.encoder(x, self.encoder.relative(length, length), mask, dropout_key=dropout_key), cross_mask
+        return self.encoder(self._embed(tokens), mask, dropout_key=dropout_key), cross_mask
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding(tokens, self.config.dtype)
+        return by_rows(self.embedding(tokens, self.config.dtype))
 
     def _to_head(self, x: jax.Array) -> jax.Array:
         return x * self.config.embed_dim**-0.5 if self.config.tie_embeddings else x
-
-
-class T5Stack(nnx.Module):
-    """The encoder or the decoder: relative bias, layers, final norm, and dropout at both ends."""
-
-    def __init__(self, config: T5Config, key: jax.Array, *, decoder: bool):
-        """Draws the parameters from `key`."""
-        c = config
-        bias_key, layers_key = jax.random.split(key)
-        layer = T5DecoderLayer if decoder else T5EncoderLayer
-        self.dropout_rate = c.dropout_rate
-        self.relative = RelativeBias(
-            bias_key,
-            c.num_heads,
-            num_buckets=c.relative_buckets,
-            max_distance=c.relative_max_distance,
-            bidirectional=not decoder,
-            param_dtype=c.param_dtype,
-        )
-        self.remat = c.remat
-        count = c.num_decoder_layers if decoder else c.num_encoder_layers
-        self.layers = make_layers(layers_key, lambda key: layer(config, key), count, scan=c.scan_layers)
-        self.norm = RMSNorm(c.embed_dim, epsilon=c.norm_epsilon, param_dtype=c.param_dtype)
-
-    def __call__(self, x: jax.Array, *context: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """[B, T, D] embeddings to [B, T, D]; `context` is what the layers take after `x`."""
-        keys = [None] * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
-        x = dropout(x, self.dropout_rate, keys[0], broadcast_axis=-2)
-        x = apply_layers(self.layers, x, *context, remat=self.remat, dropout_key=keys[1])
-        return dropout(self.norm(x), self.dropout_rate, keys[2], broadcast_axis=-2)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cat_jax.models.attention import Attention
-from cat_jax.models.layers import MLP, RMSNorm, dropout
+from cat_jax.models.dropout import Keep, dropout
+from cat_jax.models.layers import MLP, RMSNorm
 from cat_jax.models.t5_config import T5Config
 
 
@@ -41,10 +42,6 @@ def _mlp(config: T5Config, key: jax.Array) -> MLP:
     return MLP(key, c.embed_dim, c.mlp_dim, c.activations, c.dropout_rate, param_dtype=c.param_dtype)
 
 
-def _keys(key: jax.Array | None, count: int):
-    return [None] * count if key is None else jax.random.split(key, count)
-
-
 class T5EncoderLayer(nnx.Module):
     """Self-attention and MLP."""
 
@@ -57,14 +54,25 @@ class T5EncoderLayer(nnx.Module):
         self.mlp_norm = _norm(config)
         self.mlp = _mlp(config, mlp_key)
 
-    def __call__(self, x: jax.Array, bias: jax.Array, mask: jax.Array, *, dropout_key: jax.Array | None) -> jax.Array:
+    @staticmethod
+    def places(config: T5Config, length: int) -> dict[str, tuple[int, ...]]:
+        """The places of dropout, and the shape of one row's draw for each; see `models.dropout`."""
+        c = config
+        return {
+            "weights": (c.num_heads, 1, length),
+            "attention": (1, c.embed_dim),
+            "hidden": (1, c.mlp_dim),
+            "mlp": (1, c.embed_dim),
+        }
+
+    def __call__(self, x: jax.Array, bias: jax.Array, mask: jax.Array, *, keep: Keep | None) -> jax.Array:
         """[B, S, D] to [B, S, D]; `bias` f32[H, S, S], `mask` bool broadcastable to [B, 1, S, S]."""
-        keys = _keys(dropout_key, 4)
+        kept, rate = (keep or {}).get, self.dropout_rate
         y = self.attention_norm(x)
-        y = self.attention(y, *self.attention.keys_values(y), bias=bias, mask=mask, dropout_key=keys[0])
-        x = x + dropout(y, self.dropout_rate, keys[1], broadcast_axis=-2)
-        y = self.mlp(self.mlp_norm(x), dropout_key=keys[2])
-        return x + dropout(y, self.dropout_rate, keys[3], broadcast_axis=-2)
+        y = self.attention(y, *self.attention.keys_values(y), bias=bias, mask=mask, keep=kept("weights"))
+        x = x + dropout(y, rate, kept("attention"))
+        y = self.mlp(self.mlp_norm(x), keep=kept("hidden"))
+        return x + dropout(y, rate, kept("mlp"))
 
 
 class T5DecoderLayer(nnx.Module):
@@ -81,6 +89,19 @@ class T5DecoderLayer(nnx.Module):
         self.mlp_norm = _norm(config)
         self.mlp = _mlp(config, mlp_key)
 
+    @staticmethod
+    def places(config: T5Config, length: int, input_length: int) -> dict[str, tuple[int, ...]]:
+        """The places of dropout, and the shape of one row's draw for each; see `models.dropout`."""
+        c = config
+        return {
+            "self_weights": (c.num_heads, 1, length),
+            "self_attention": (1, c.embed_dim),
+            "cross_weights": (c.num_heads, 1, input_length),
+            "cross_attention": (1, c.embed_dim),
+            "hidden": (1, c.mlp_dim),
+            "mlp": (1, c.embed_dim),
+        }
+
     def __call__(
         self,
         x: jax.Array,
@@ -89,20 +110,20 @@ class T5DecoderLayer(nnx.Module):
         self_mask: jax.Array,
         cross_mask: jax.Array,
         *,
-        dropout_key: jax.Array | None,
+        keep: Keep | None,
     ) -> jax.Array:
         """[B, T, D] to [B, T, D]; `encoded` [B, S, D], `bias` f32[H, T, T], masks as in `models.masks`."""
-        keys = _keys(dropout_key, 6)
+        kept, rate = (keep or {}).get, self.dropout_rate
         y = self.self_attention_norm(x)
         kv = self.self_attention.keys_values(y)
-        y = self.self_attention(y, *kv, bias=bias, mask=self_mask, dropout_key=keys[0])
-        x = x + dropout(y, self.dropout_rate, keys[1], broadcast_axis=-2)
+        y = self.self_attention(y, *kv, bias=bias, mask=self_mask, keep=kept("self_weights"))
+        x = x + dropout(y, rate, kept("self_attention"))
         y = self.cross_attention_norm(x)
         kv = self.cross_attention.keys_values(encoded)
-        y = self.cross_attention(y, *kv, mask=cross_mask, dropout_key=keys[2])
-        x = x + dropout(y, self.dropout_rate, keys[3], broadcast_axis=-2)
-        y = self.mlp(self.mlp_norm(x), dropout_key=keys[4])
-        return x + dropout(y, self.dropout_rate, keys[5], broadcast_axis=-2)
+        y = self.cross_attention(y, *kv, mask=cross_mask, keep=kept("cross_weights"))
+        x = x + dropout(y, rate, kept("cross_attention"))
+        y = self.mlp(self.mlp_norm(x), keep=kept("hidden"))
+        return x + dropout(y, rate, kept("mlp"))
 
     def empty_cache(self, encoded: jax.Array, room: int) -> LayerCache:
         """A cache for `room` steps, the encoder's output [B, S, D] already projected."""

@@ -8,7 +8,8 @@ import pytest
 from cat_jax.models import initializers
 from cat_jax.models.attention import Attention, attend
 from cat_jax.models.axes import parameter
-from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, Linear, RMSNorm, dropout
+from cat_jax.models.dropout import draw_keep, dropout
+from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, RMSNorm, linear
 from cat_jax.models.relative import RelativeBias, relative_buckets
 from cat_jax.models.t5_config import ACTIVATION_NAMES
 
@@ -45,8 +46,8 @@ def test_activations_by_hand():
 
 def test_the_gated_mlp_by_hand():
     mlp = MLP(KEY, 1, 1, ("relu", "linear"), 0.0, param_dtype="float32")
-    for linear, weight in zip([*mlp.inputs, mlp.output], [2.0, 3.0, 5.0], strict=True):
-        linear.kernel[...] = jnp.array([[weight]])
+    for layer, weight in zip([*mlp.inputs, mlp.output], [2.0, 3.0, 5.0], strict=True):
+        layer.kernel[...] = jnp.array([[weight]])
     np.testing.assert_allclose(mlp(jnp.array([[[4.0], [-4.0]]])), [[[5 * 8 * 12.0], [0.0]]])
 
 
@@ -64,14 +65,20 @@ def test_attention_against_float64():
 
 
 def test_dropout_drops_at_its_rate_and_keeps_the_mean():
-    x = jnp.ones((4, 50, 3, 1000))
-    found = np.array(dropout(x, 0.25, KEY, broadcast_axis=1))
+    keep = draw_keep(KEY, 0.25, 4, {"first": (1, 1000), "second": (3, 1, 500)})
+    assert {name: value.shape for name, value in keep.items()} == {"first": (4, 1, 1000), "second": (4, 3, 1, 500)}
+    found = np.array(dropout(jnp.ones((4, 7, 1000)), 0.25, keep["first"]))
     assert set(np.unique(found)) == {0.0, np.float32(1 / 0.75)}
     assert (found == 0).mean() == pytest.approx(0.25, abs=0.02)
     assert (found == found[:, :1]).all()  # one draw for all positions
     assert not (found[0] == found[1]).all()
-    assert dropout(x, 0.25, None, broadcast_axis=1) is x
-    assert dropout(x, 0.0, KEY, broadcast_axis=1) is x
+    assert not (keep["first"][:, 0, :500] == keep["second"][:, 0, 0]).all()
+    x = jnp.ones(3)
+    assert dropout(x, 0.25, None) is x
+
+
+def test_dropout_keeps_the_dtype():
+    assert dropout(jnp.ones(2, jnp.bfloat16), 0.5, jnp.array([True, False])).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("kind", ["normal", "truncated_normal", "uniform"])
@@ -82,6 +89,16 @@ def test_initialisers_have_the_spread_they_promise(kind):
     assert draws.mean() == pytest.approx(0.0, abs=0.01)
     if kind == "truncated_normal":
         assert np.abs(draws).max() < 2 * 0.3 / 0.8796
+
+
+@pytest.mark.parametrize("kind", ["normal", "truncated_normal", "uniform"])
+def test_a_large_draw_gives_the_numbers_of_a_flat_one(kind, monkeypatch):
+    """So that parameters do not depend on which way they were drawn."""
+    draw = getattr(initializers, kind)(0.3)
+    flat = draw(KEY, (3, 4, 5), "float32")
+    monkeypatch.setattr(initializers, "_FLAT", 0)
+    np.testing.assert_array_equal(draw(KEY, (3, 4, 5), "float32"), flat)
+    assert draw(KEY, (3, 4, 5), "bfloat16").dtype == jnp.bfloat16
 
 
 def test_kernels_start_at_t5_scales():
@@ -100,11 +117,27 @@ def test_kernels_start_at_t5_scales():
     assert float(jnp.std(Embedding(KEY, 200, 64, param_dtype="float32").table[...])) == pytest.approx(1.0, rel=0.05)
 
 
-def test_a_linear_map_contracts_leading_dimensions():
-    linear = Linear(KEY, (2, 3, 4), ("heads", "kv", "embed"), contract=2, param_dtype="float32")
-    x = jax.random.normal(KEY, (5, 2, 3))
-    expected = np.einsum("bhk,hkd->bd", np.array(x, np.float64), np.array(linear.kernel[...], np.float64))
-    np.testing.assert_allclose(linear(x), expected, atol=1e-6)
+@pytest.mark.parametrize(
+    ("outer", "inner", "result"),
+    [((2, 5), (3,), (4, 2)), ((5,), (4, 3), (2,)), ((2, 5), (8,), (3,)), ((), (3,), (4,))],
+    ids=["widens", "joins", "narrows", "one_vector"],
+)
+def test_a_linear_map_and_its_gradient(outer, inner, result):
+    """The gradient is written by hand: against float64 and finite differences' linear counterpart, the product."""
+    rng = np.random.default_rng(0)
+    x, kernel, grad = (
+        rng.normal(size=(*outer, *inner)),
+        rng.normal(size=(*inner, *result)),
+        rng.normal(size=(*outer, *result)),
+    )
+    n, i, o = (int(np.prod(shape)) for shape in (outer, inner, result))
+    flat_x, flat_kernel, flat_grad = x.reshape(n, i), kernel.reshape(i, o), grad.reshape(n, o)
+    as_f32 = [jnp.array(a, jnp.float32) for a in (x, kernel, grad)]
+    found, pull_back = jax.vjp(lambda x, kernel: linear(x, kernel, len(inner)), *as_f32[:2])
+    grad_x, grad_kernel = pull_back(as_f32[2])
+    np.testing.assert_allclose(found, (flat_x @ flat_kernel).reshape(*outer, *result), atol=1e-5)
+    np.testing.assert_allclose(grad_x, (flat_grad @ flat_kernel.T).reshape(x.shape), atol=1e-5)
+    np.testing.assert_allclose(grad_kernel, (flat_x.T @ flat_grad).reshape(kernel.shape), atol=1e-5)
 
 
 def test_axes_must_name_every_dimension():
