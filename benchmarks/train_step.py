@@ -3,9 +3,9 @@
     python benchmarks/train_step.py [--size mini|tiny] [--rounds 7] [--json FILE]
 
 All contenders take turns in one process, round after round, on the same shapes; a contender's time is its best round,
-the one that other work on the machine disturbed least. The median over rounds of the ratio to plain training in the same
-round stands beside it: on a quiet machine the two agree. Tokens are encoder and decoder positions. Without torch and
-transformers that contender is left out.
+the one that other work on the machine disturbed least. The median over rounds of the ratio to plain training in the
+same round stands beside it: on a quiet machine the two agree. Tokens are encoder and decoder positions. Without torch
+and transformers that contender is left out.
 """
 
 from __future__ import annotations

@@ -97,8 +97,7 @@ def build_program(
     leaves, signal_of = _teacher_parts(teacher)
 
     def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
-        with rows_over(mesh):
-            return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
+        return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
 
     def init(seed: Array) -> TrainState:
         model_key, run_seed = jax.random.key(seed), seed
@@ -124,14 +123,16 @@ def build_program(
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
 
     def step(*args: Any) -> tuple[TrainState, PackedMetrics]:
-        state, metrics = train_step(*args)
+        with rows_over(mesh):
+            state, metrics = train_step(*args)
         return state, PackedMetrics.pack(metrics)
 
     def evaluator(objective: Objective, num_tasks: int) -> Any:
         eval_step = make_eval_step(apply, objective, signal_of, num_tasks=num_tasks)
 
         def evaluate(*args: Any) -> PackedMetrics:
-            return PackedMetrics.pack(eval_step(*args))
+            with rows_over(mesh):
+                return PackedMetrics.pack(eval_step(*args))
 
         return jax.jit(evaluate, in_shardings=(placed.params, frozen, rows, rows), out_shardings=everywhere)
 
