@@ -30,24 +30,24 @@ def attend(
     """Softmax attention; logits and softmax in f32 whatever the inputs' dtype.
 
     Args:
-        query: [B, T, H, K].
-        keys: [B, S, H, K].
-        values: [B, S, H, K].
+        query: [B, H, T, K].
+        keys: [B, H, S, K].
+        values: [B, H, S, K].
         bias: f32, broadcastable to [B, H, T, S], added to the logits.
         mask: bool, broadcastable to [B, H, T, S], true where a key may be seen.
         dropout_rate: probability with which an attention weight was dropped from `keep`.
         keep: bool[B, H, 1, S], the attention weights' dropout.
 
     Returns:
-        [B, T, H, K] in the dtype of `values`.
+        [B, H, T, K] in the dtype of `values`.
     """
-    logits = jnp.einsum("BTHK,BSHK->BHTS", query, keys, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BHTK,BHSK->BHTS", query, keys, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    return jnp.einsum("BHTS,BSHK->BTHK", dropout(weights, dropout_rate, keep), values)
+    return jnp.einsum("BHTS,BHSK->BHTK", dropout(weights, dropout_rate, keep), values)
 
 
 class Attention(nnx.Module):
@@ -74,8 +74,8 @@ class Attention(nnx.Module):
         )
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, S, H, K] of [B, S, D]."""
-        return self.key(x), self.value(x)
+        """Keys and values [B, H, S, K] of [B, S, D]."""
+        return _heads_first(self.key(x)), _heads_first(self.value(x))
 
     def __call__(
         self,
@@ -87,6 +87,12 @@ class Attention(nnx.Module):
         mask: jax.Array | None = None,
         keep: jax.Array | None = None,
     ) -> jax.Array:
-        """[B, T, D] of queries made from `x` [B, T, D] looking at given keys and values [B, S, H, K]."""
-        query, rate = self.query(x), self.dropout_rate
-        return self.output(attend(query, keys, values, bias=bias, mask=mask, dropout_rate=rate, keep=keep))
+        """[B, T, D] of queries made from `x` [B, T, D] looking at given keys and values [B, H, S, K]."""
+        query, rate = _heads_first(self.query(x)), self.dropout_rate
+        mixed = attend(query, keys, values, bias=bias, mask=mask, dropout_rate=rate, keep=keep)
+        return self.output(jnp.swapaxes(mixed, 1, 2))
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+    """[B, S, H, K] as [B, H, S, K]: as batched products want it, so that a cache need not be transposed every step."""
+    return jnp.swapaxes(x, 1, 2)

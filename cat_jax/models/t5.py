@@ -91,7 +91,7 @@ class T5(nnx.Module):
 
     def step(self, tokens: jax.Array, cache: T5Cache) -> tuple[T5Cache, jax.Array]:
         """Takes the tokens i32[B] just chosen; returns the cache and the hidden state [B, D] that predicts the next."""
-        room = cache.layers[0].self_keys.shape[1]
+        room = cache.layers[0].self_keys.shape[2]
         bias = self.decoder.relative.row(cache.index, room)[:, None]
         self_mask = jnp.arange(room) <= cache.index
         x = self._embed(tokens[:, None])

@@ -22,10 +22,10 @@ from cat_jax.models.t5_config import T5Config
 class LayerCache:
     """What one decoder layer remembers between steps, in the dtype of the computation."""
 
-    self_keys: jax.Array  # [B, L, H, K]
-    self_values: jax.Array  # [B, L, H, K]
-    cross_keys: jax.Array  # [B, S, H, K]
-    cross_values: jax.Array  # [B, S, H, K]
+    self_keys: jax.Array  # [B, H, L, K]
+    self_values: jax.Array  # [B, H, L, K]
+    cross_keys: jax.Array  # [B, H, S, K]
+    cross_values: jax.Array  # [B, H, S, K]
 
 
 def _norm(config: T5Config) -> RMSNorm:
@@ -128,8 +128,8 @@ class T5DecoderLayer(nnx.Module):
     def empty_cache(self, encoded: jax.Array, room: int) -> LayerCache:
         """A cache for `room` steps, the encoder's output [B, S, D] already projected."""
         keys, values = self.cross_attention.keys_values(encoded)
-        batch, _, heads, size = keys.shape
-        empty = jnp.zeros((batch, room, heads, size), keys.dtype)
+        batch, heads, _, size = keys.shape
+        empty = jnp.zeros((batch, heads, room, size), keys.dtype)
         return LayerCache(empty, empty, keys, values)
 
     def step(
@@ -147,8 +147,8 @@ class T5DecoderLayer(nnx.Module):
         """
         y = self.self_attention_norm(x)
         key, value = self.self_attention.keys_values(y)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_keys, key, index, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(cache.self_values, value, index, axis=1)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_keys, key, index, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache.self_values, value, index, axis=2)
         x = x + self.self_attention(y, keys, values, bias=bias, mask=self_mask)
         y = self.cross_attention_norm(x)
         x = x + self.cross_attention(y, cache.cross_keys, cache.cross_values, mask=cross_mask)

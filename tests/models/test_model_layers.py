@@ -53,12 +53,12 @@ def test_the_gated_mlp_by_hand():
 
 def test_attention_against_float64():
     rng = np.random.default_rng(0)
-    query, keys, values = (rng.normal(size=shape) for shape in [(2, 3, 2, 4), (2, 5, 2, 4), (2, 5, 2, 4)])
+    query, keys, values = (rng.normal(size=shape) for shape in [(2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4)])
     bias, mask = rng.normal(size=(2, 3, 5)), rng.random((2, 1, 3, 5)) < 0.6
     mask[:, :, :, 0] = True
-    logits = np.einsum("bthk,bshk->bhts", query, keys) + bias
+    logits = np.einsum("bhtk,bhsk->bhts", query, keys) + bias
     weights = np.where(mask, np.exp(logits), 0.0)
-    expected = np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), values)
+    expected = np.einsum("bhts,bhsk->bhtk", weights / weights.sum(-1, keepdims=True), values)
     as_f32 = [jnp.array(x, jnp.float32) for x in (query, keys, values)]
     found = attend(*as_f32, bias=jnp.array(bias, jnp.float32), mask=jnp.array(mask))
     np.testing.assert_allclose(found, expected, atol=1e-6)
