@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cat_jax.checkpoint.retention import CheckpointConfig, checkpoints_dir
-from cat_jax.checkpoint.seal import sealed_steps
+from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.data.loader import DatasetConfig
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
@@ -87,7 +86,6 @@ def train(
     data = open_training_data(train_dataset, teacher, objective, devices)
     live = teacher if isinstance(teacher, LiveTeacher) else None
     origins = {"teacher": live and live.model_dir, "initial checkpoint": initial_checkpoint_path}
-    vocabularies = check_vocabularies(model, data.features, origins)
     described = {
         "objective": objective,
         "train_dataset": train_dataset,
@@ -96,7 +94,7 @@ def train(
         "seed": seed,
         "fine_tuned": initial_checkpoint_path is not None,
     }
-    claim_directory(model_dir, model, vocabularies, described, begun=bool(sealed_steps(checkpoints_dir(model_dir))))
+    claim_directory(model_dir, model, check_vocabularies(model, data.features, origins), described)
     loaded = live.load(devices) if live is not None else None
     program = build_program(
         model,
@@ -113,8 +111,7 @@ def train(
         evaluator = Evaluator(program, objective, eval_dataset, teacher, eval_batches)
         check_vocabularies(model, evaluator.features, {})
     flops = _flops_per_step(model, train_dataset, loaded)
-    run = Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops)
-    return run.train()
+    return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
 
 
 def _check_plan(plan: Plan, num_microbatches: int, eval_batches: int | None, eval_dataset: Any) -> None:

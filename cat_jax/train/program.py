@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -99,13 +100,7 @@ def build_program(
     def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
         return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
 
-    def init(seed: Array) -> TrainState:
-        model_key, run_seed = jax.random.key(seed), seed
-        return new_state(flatten_names(nnx.state(model.build(model_key))), transform, run_seed)
-
-    def init_from(params: Params, seed: Array) -> TrainState:
-        return new_state(params, transform, seed)
-
+    init, init_from = _initialisers(model, transform)
     named = flatten_names(abstract)
     shapes = jax.eval_shape(init, 0)
     state = place_state(shapes, {name: p.sharding for name, p in named.items()}, mesh)
@@ -147,6 +142,18 @@ def build_program(
         evaluator=evaluator,
         teacher_leaves=leaves,
     )
+
+
+def _initialisers(model: ModelConfig, transform: optax.GradientTransformation) -> tuple[Any, Any]:
+    """(seed) -> a new state, and (parameters by name, seed) -> the state around them."""
+
+    def init(seed: Array) -> TrainState:
+        return new_state(flatten_names(nnx.state(model.build(jax.random.key(seed)))), transform, seed)
+
+    def init_from(params: Params, seed: Array) -> TrainState:
+        return new_state(params, transform, seed)
+
+    return init, init_from
 
 
 def _teacher_parts(teacher: TeacherProgram | None) -> tuple[list[Any], SignalOf]:

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 
 from cat_jax.checkpoint.params import MODEL_FILE, write_model_file
+from cat_jax.checkpoint.retention import checkpoints_dir
+from cat_jax.checkpoint.seal import sealed_steps
 from cat_jax.errors import UserError
 from cat_jax.files import read_json, write_json
 from cat_jax.types import ModelConfig
@@ -35,16 +37,17 @@ def describe(value: Any) -> Any:
 
 
 def claim_directory(
-    model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, str], run: Mapping[str, Any], begun: bool
+    model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, str], run: Mapping[str, Any]
 ) -> None:
     """Writes `model.json` and `training.json`, or checks them against what is asked for now.
+
+    They are checked if the directory has a checkpoint; without one nothing would be lost, and they are replaced.
 
     Args:
       model_dir: the run's directory.
       config: the model.
       vocabularies: fingerprint of each feature's vocabulary.
       run: everything else that decides the numbers, see `describe`.
-      begun: whether the directory has a checkpoint: without one nothing would be lost, so the files are replaced.
 
     Raises:
       UserError: the directory is of another run; names the first difference.
@@ -53,7 +56,7 @@ def claim_directory(
         MODEL_FILE: {"model": describe(config.to_dict()), "vocabularies": vocabularies},
         TRAINING_FILE: describe(run),
     }
-    if begun:
+    if sealed_steps(checkpoints_dir(model_dir)):
         mend = "take the change back, or name another MODEL_DIR"
         path = pathlib.Path(model_dir) / MODEL_FILE
         found = read_json(path, "model description", mend)
