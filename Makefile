@@ -34,7 +34,7 @@ ablation: $(VENV)/.installed-demo
 	$(BIN)/cat-jax run --gin_file=runs/demo_ablation.gin --gin.RUN_DIR='"runs/ablation"' --gin.JOBS=$(JOBS)
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

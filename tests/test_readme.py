@@ -31,6 +31,7 @@ def run(command, directory, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        timeout=600,
     )
     assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result.stdout + result.stderr
@@ -97,7 +98,7 @@ def test_ones_own_models_are_teacher_and_start(workspace):
 
 @pytest.mark.slow
 def test_the_command_for_a_pod_trains_on_processes_of_this_machine(workspace):
-    """The same command in 2 processes of 8 devices, with the demo's paths, sizes and steps in place of the pod's."""
+    """The same command in 2 processes of 2 devices, with a mesh, paths, sizes and steps for them."""
     command = POD.replace("cat-jax train --multiprocess", "train").replace("/shared/xl", "runs/reversal/models/teacher")
     for there, here in {
         "/shared/store": "runs/reversal/store",
@@ -105,10 +106,11 @@ def test_the_command_for_a_pod_trains_on_processes_of_this_machine(workspace):
         "TRAIN_STEPS=100000": "TRAIN_STEPS=2",
         "{'inputs': 512, 'targets': 128}": "{'inputs': 8, 'targets': 8}",
         "models/t5_small.gin": "models/t5_tiny.gin",
+        "MeshConfig.fsdp=4 --gin.MeshConfig.tensor=4": "MeshConfig.fsdp=2 --gin.MeshConfig.tensor=2",
     }.items():
         assert there in command
         command = command.replace(there, here)
-    launcher = f"{sys.executable} -m cat_jax_launch.local --processes 2 --devices_per_process 8 --"
+    launcher = f"{sys.executable} -m cat_jax_launch.local --processes 2 --devices_per_process 2 --"
     sizes = "--gin.T5Config.vocab_size=384 --gin.T5Config.embed_dim=32 --gin.T5Config.mlp_dim=64"
     run(f"{launcher} {command} {sizes} --gin.BATCH_SIZE=32", workspace)
     assert (workspace / "runs/pod/checkpoints").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 
@@ -12,7 +13,14 @@ import numpy as np
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="mesh")
+def _all_mixed_sums(arrays: Mapping[str, jax.Array], mesh: jax.sharding.Mesh | None) -> jax.Array:
+    """u32[len(arrays), 2]: `_mixed_sums` of each in the order of names, in one program and on every device."""
+    sums = jnp.stack([_mixed_sums(arrays[name]) for name in sorted(arrays)])
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None
+    return jax.lax.with_sharding_constraint(sums, everywhere) if everywhere else sums
+
+
 def _mixed_sums(x: jax.Array) -> jax.Array:
     """u32[2]: sums of scrambled (bits, position) modulo 2**32, which no order of summation can change."""
     word = _WORDS[x.dtype.itemsize]
@@ -41,8 +49,9 @@ def params_digest(params: Mapping[str, jax.Array]) -> str:
     Returns:
       64 hexadecimal digits.
     """
-    sums = {name: _mixed_sums(params[name]) for name in sorted(params)}
+    names = sorted(params)
+    sums = _all_mixed_sums(dict(params), getattr(params[names[0]].sharding, "mesh", None))
     digest = hashlib.sha256()
-    for name, value in jax.device_get(sums).items():
+    for name, value in zip(names, np.asarray(sums), strict=True):
         digest.update(f"{name} {params[name].dtype} {tuple(params[name].shape)} ".encode() + value.tobytes())
     return digest.hexdigest()

@@ -38,6 +38,9 @@ def join(multiprocess: bool = False) -> None:
     if jax.distributed.is_initialized():
         return
     address, count, index = (os.environ.get(name) for name in _VARIABLES)
+    # XLA:CPU runs programs side by side when they are dispatched ahead. Two with collectives may then meet in another
+    # order on another process, and all wait for ever. Other platforms keep the order, and do not read this.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         if address and count and index:
             jax.distributed.initialize(address, int(count), int(index))
