@@ -2,9 +2,10 @@
 
     python benchmarks/kill_and_resume.py --work_dir=/tmp/kills --kills=20
 
-The experiment is the demo with few steps and frequent checkpoints, so that kills fall into every stage: prepare, train
-(also while saving), teach, evaluate, cascade. Every process of the run gets SIGKILL at once. In the end the stores, the
-signals, the tables and results.json must be equal byte for byte, and the parameters of every model bit for bit.
+The experiment is the demo with few steps and frequent checkpoints. The kills are shared out among prepare, train, train
+while a checkpoint is being written, teach and evaluate; within its stage, each comes at a random instant. Every process
+of the run gets SIGKILL at once. In the end the stores, the signals, the tables and results.json must be equal byte for
+byte, and the parameters of every model bit for bit.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ cascade.resamples = 100
 PATTERNS = ("store/**/*", "signals/**/*", "tables/**/*", "results.json")
 IGNORED = (".gin",)
 """Saved configurations name the run's own directory."""
+
+AIMS = ("prepare", "train.teacher", "saving", "teach", "train.student", "saving", "evaluate.students")
+"""What kills are aimed at, in the order in which a run comes by; "saving" is a checkpoint without its seal."""
+
+LONGEST_WAIT = 12.0
+"""Seconds after the start of a stage within which its kill comes."""
 
 
 def digests(run_dir: pathlib.Path) -> dict[str, str]:
@@ -84,10 +91,30 @@ def kill_all(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def stage(run_dir: pathlib.Path) -> str:
-    """What the run was at: the log that was written last."""
-    logs = sorted((run_dir / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime) if run_dir.exists() else []
-    return logs[-1].stem if logs else "before the first stage"
+def stages(run_dir: pathlib.Path, since: float) -> list[str]:
+    """The stages whose logs have been written since then, the latest last; "saving" if a checkpoint has no seal yet."""
+    logs = [(path.stat().st_mtime, path.stem) for path in run_dir.glob("logs/*.log")]
+    found = [name for written, name in sorted(logs) if written > since]
+    steps = [path for path in run_dir.glob("models/*/checkpoints/*") if path.is_dir()]
+    return found + ["saving"] * any(not (path / "SEAL.json").exists() for path in steps)
+
+
+def kill_at(aim: str, process: subprocess.Popen, run_dir: pathlib.Path, rng: random.Random) -> str | None:
+    """Kills the run at a random instant of a stage; returns the stage, or None if the run ended first."""
+    began = time.time()
+    while not any(name.startswith(aim) for name in stages(run_dir, began)[-1:]):
+        if process.poll() is not None:
+            return None
+        time.sleep(0.005)
+    if aim != "saving":
+        try:
+            process.wait(timeout=rng.uniform(0.0, LONGEST_WAIT))
+            return None
+        except subprocess.TimeoutExpired:
+            pass
+    at = stages(run_dir, began)
+    kill_all(process)
+    return " ".join(at[-2:] if at[-1] == "saving" else at[-1:])
 
 
 def main() -> int:
@@ -108,20 +135,17 @@ def main() -> int:
         seconds = time.monotonic() - began
         print(f"undisturbed: {seconds:.0f} s", flush=True)
         rng, kills = random.Random(arguments.seed), 0
-        while True:
+        share = [AIMS[i * len(AIMS) // arguments.kills] for i in range(arguments.kills)]
+        for aim in share:
             process = start(work_dir, killed, log)
-            # Long enough to get past the start of a stage, short enough that every stage is met.
-            patience = rng.uniform(1.0, 2.5 * seconds / arguments.kills + 12.0)
-            try:
-                code = process.wait(timeout=patience if kills < arguments.kills else None)
-            except subprocess.TimeoutExpired:
-                kills += 1
-                print(f"kill {kills} after {patience:.1f} s, at {stage(killed)}", flush=True)
-                kill_all(process)
-                continue
-            if code:
+            at = kill_at(aim, process, killed, rng)
+            if at is None and process.returncode:
                 sys.exit(f"the run failed after {kills} kills: see {work_dir / 'log'}")
-            break
+            if at is not None:
+                kills += 1
+                print(f"kill {kills}: aimed at {aim}, hit {at}", flush=True)
+        if start(work_dir, killed, log).wait():
+            sys.exit(f"the run failed after {kills} kills: see {work_dir / 'log'}")
     expected, found = digests(undisturbed), digests(killed)
     different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     print(json.dumps({"kills": kills, "compared": len(expected), "different": different}))
