@@ -74,8 +74,9 @@ class Plan:
         found = []
         for teacher, student in self.pairs():
             prefix = f"{teacher}.{student}" if len(experiment.teachers) > 1 else student
-            for objective in experiment.objectives:
-                for seed in experiment.seeds:
+            # Seeds of one objective come far apart: the later one finds the program of the earlier one compiled.
+            for seed in experiment.seeds:
+                for objective in experiment.objectives:
                     name = f"{prefix}.{objective_name(objective)}.{seed}"
                     found.append(Student(name, teacher, student, experiment.students[student], objective, seed))
         return found

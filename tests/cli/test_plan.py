@@ -48,7 +48,7 @@ def value(stage, key):
 
 def test_stages_and_their_needs(tmp_path):
     made = {name: stage.needs for name, stage in stages(plan(tmp_path)).items()}
-    students = [f"student.{objective}.{seed}" for objective in ("xent", "cat_xent") for seed in (0, 1)]
+    students = [f"student.{objective}.{seed}" for seed in (0, 1) for objective in ("xent", "cat_xent")]
     assert made == {
         "prepare": (),
         "train/teacher": ("prepare",),
@@ -77,7 +77,7 @@ def test_every_stage_reads_its_own_scope(tmp_path):
     assert value(made["train/student.xent.0"], "SIGNAL_DIR") == value(made["teach/teacher"], "SIGNAL_DIR")
     assert value(made["prepare"], "PREPARE_SPLITS") == ["train", "validation", "test"]
     assert value(made["evaluate/students.1"], "EVAL_MODELS") == {
-        f"student.cat_xent.{seed}": f"{tmp_path}/run/models/student.cat_xent.{seed}" for seed in (0, 1)
+        f"student.{name}.1": f"{tmp_path}/run/models/student.{name}.1" for name in ("xent", "cat_xent")
     }
     assert value(made["cascade"], "STUDENTS")["student.cat_xent.1"] == ("cat_xent", 1)
 
@@ -99,7 +99,7 @@ def changed(tmp_path, *flags, more=""):
         (["cascade.resamples=10"], {"cascade"}),
         (["evaluate.batch_size=64"], {"evaluate/teachers", "evaluate/students.0", "evaluate/students.1", "cascade"}),
         (["LAYOUT=@BitLayout()"], {"teach", "train/student", "evaluate/students", "cascade"}),
-        (["student/cat_xent/Objective.w=0.9"], {"train/student.cat_xent", "evaluate/students.1", "cascade"}),
+        (["student/cat_xent/Objective.w=0.9"], {"train/student.cat_xent", "evaluate/students", "cascade"}),
         (["student/TRAIN_STEPS=5"], {"train/student", "evaluate/students", "cascade"}),
         (["TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}"], {"prepare", "train", "teach", "evaluate", "cascade"}),
         (["Experiment.objectives=['xent', 'cat_xent', 'dist']"], {"evaluate/students", "cascade"}),
