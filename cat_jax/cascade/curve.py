@@ -26,6 +26,7 @@ class Curve:
     flops: np.ndarray  # f64[R, P]: mean FLOPs of a query, small model included
     large_flops: np.ndarray  # f64[R]: mean FLOPs of a query that goes straight to the large model
     right: np.ndarray  # f64[R, P]: share of queries that are deferred though the small model is right; NaN if undefined
+    rounding: np.ndarray  # f64[R]: qualities that differ by less are equal
 
     def on_grid(self, rates: np.ndarray) -> np.ndarray:
         """f64[R, G]: quality at each deferral rate of f64[G]."""
@@ -43,14 +44,22 @@ class Curve:
         """f64[R]: quality at a mean cost of f64[R] FLOPs; NaN below the small model's own cost."""
         return np.where(budget < self.flops[:, 0], np.nan, _interpolate(budget, self.flops, self.quality))
 
+    def reaches(self, wanted: np.ndarray) -> np.ndarray:
+        """bool[R, P]: the points whose quality is f64[R] `wanted` or more.
+
+        Not an exact comparison: the ends of a curve are summed directly and the points between them are running sums,
+        so two equal qualities may differ by the rounding of N additions.
+        """
+        return self.quality >= (wanted - self.rounding)[:, None]
+
     def least_flops(self, wanted: np.ndarray) -> np.ndarray:
         """f64[R]: the least mean FLOPs of a query at which quality reaches f64[R] `wanted`; inf if it never does."""
-        reached = self.quality >= wanted[:, None]
+        reached = self.reaches(wanted)
         first = reached.argmax(axis=1)
         row = np.arange(len(first))
         before = np.maximum(first - 1, 0)
         low, high = self.quality[row, before], self.quality[row, first]
-        share = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=high > low)
+        share = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=high > low).clip(0, 1)
         start = self.flops[row, before]
         cost = np.where(first == 0, self.flops[:, 0], start + share * (self.flops[row, first] - start))
         return np.where(reached.any(axis=1), cost, np.inf)
@@ -87,13 +96,17 @@ def deferral_curve(
     deferred = running.sums(np.stack(columns, axis=1)) / running.count[:, None, None]  # [R, P, 2 or 3]
     rate, paid = deferred[:, :, 0], deferred[:, :, 1]
     own = running.totals(small_flops[:, None]) / running.count[:, None]  # [R, 1]
+    merged = quality.merged(running)
     return Curve(
         thresholds=where.thresholds,
         rate=rate,
-        quality=quality.merged(running),
+        quality=merged,
         flops=own + paid,
         large_flops=paid[:, -1],
         right=np.full_like(rate, np.nan) if right is None else deferred[:, :, 2],
+        # N additions err by at most N eps / 2 of the summed magnitudes. A point is small + (large - small), three such
+        # sums, and an end one more: less than 2 N eps of the greatest quality. One example moves a mean by far more.
+        rounding=2 * len(confidence) * np.finfo(np.float64).eps * np.abs(merged).max(axis=1),
     )
 
 

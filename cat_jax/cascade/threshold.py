@@ -68,7 +68,7 @@ def pick(view: View, target: Target) -> float | None:
     """
     curve = view.curve()
     if target.kind == "quality":
-        meets = np.flatnonzero(curve.quality[0] >= target.value * curve.quality[0, -1])
+        meets = np.flatnonzero(curve.reaches(target.value * curve.quality[:, -1])[0])
         return float(curve.thresholds[meets[0]]) if len(meets) else None
     spent = curve.rate[0] if target.kind == "rate" else curve.flops[0] / curve.large_flops[0]
     meets = np.flatnonzero(spent <= target.value)

@@ -48,6 +48,24 @@ def test_a_small_model_that_is_as_good_needs_no_deferral():
     assert found["flops_saved_at_95"] == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_fractional_scores_reach_the_large_models_quality_where_nothing_changes_any_more(seed):
+    """The sure half has the same answers from both, so deferring the unsure half gives all there is to gain."""
+    generator = np.random.default_rng(seed)
+    large = generator.random(400) * 100  # scores such as F1's, that do not add up without rounding
+    small = np.concatenate([large[:200] * generator.random(200), large[200:]])
+    found = numbers(view(np.arange(400), small, large, 1, 10), kept=(0.95, 1.0))
+    assert found["qnc"] == pytest.approx(0.1 + 0.5)
+    assert found["flops_saved_at_100"] == pytest.approx(1 - 0.6)
+
+
+def test_a_quality_that_one_example_lacks_is_not_reached():
+    """Rounding is forgiven, an example in ten thousand is not: it is the surest, so only the last deferral has it."""
+    large = np.full(10_000, 33.3)
+    small = np.concatenate([large[:-1], [33.2]])
+    assert numbers(view(np.arange(10_000), small, large, 1, 10))["qnc"] == pytest.approx(1.1)
+
+
 def test_what_is_not_defined_is_nan():
     found = numbers(view([1, 2], [100, 100], [100, 100]))
     assert np.isnan(found["share_of_ideal"])

@@ -30,6 +30,14 @@ def test_picks_on_the_tiny_view(target, threshold):
     assert pick(tiny(), parse_target(target)) == threshold
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_fractional_scores_reach_all_of_the_large_models_quality(seed):
+    generator = np.random.default_rng(seed)
+    large = generator.random(400) * 100
+    small = np.concatenate([large[:200] * generator.random(200), large[200:]])
+    assert pick(view(np.arange(400), small, large), parse_target("quality=1")) == 200
+
+
 def test_applies_to_another_split():
     test = view([-3.5, -3.0, -0.5, -9.0], [0, 100, 100, 0], [100, 0, 0, 0], 1, 10)
     found = apply(test, -3.0)
