@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cat_jax.data import layout
+from cat_jax.data.kind import RecordKind
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json
 
 VERSION = 1
+STORE = RecordKind("example store", (".array_record", ".lengths.npy", ".json"), "STORE_DIR")
 FEATURES = ("inputs", "targets")
 """The features that a store holds, in this order; `inputs` may be absent (decoder-only language modelling)."""
 
@@ -129,7 +131,8 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         content = self._content()
-        return {**content, "num_examples": self.num_examples, "fingerprint": self.fingerprint}
+        derived = {"num_examples": self.num_examples, "fingerprint": self.fingerprint}
+        return {"kind": STORE.name, **content, **derived}
 
     def _content(self) -> dict[str, Any]:
         return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
@@ -139,11 +142,14 @@ def read_manifest(directory: str | os.PathLike) -> Manifest:
     """The manifest of the store in `directory`.
 
     Raises:
-      UserError: there is none (naming the file), it is of another version, or its fingerprint does not fit it.
+      UserError: there is none (naming the file), it is of another kind or version, or its fingerprint does not fit it.
     """
     path = pathlib.Path(directory) / layout.MANIFEST
     fields = read_json(path, "store manifest", "run `cat-jax prepare` for this task and split")
     mend = "run `cat-jax prepare --overwrite`"
+    kind = fields.pop("kind", STORE.name) if isinstance(fields, dict) else STORE.name
+    if kind != STORE.name:
+        raise UserError(f"{path} is the manifest of a {kind}, not of an {STORE.name}", f"name another {STORE.option}")
     if not isinstance(fields, dict) or fields.get("version") != VERSION:
         found = fields.get("version") if isinstance(fields, dict) else None
         raise UserError(f"{path} is a store manifest of version {found}, this program reads {VERSION}", mend)

@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from cat_jax.data import layout
-from cat_jax.data.manifest import FEATURES, Manifest, Recipe, ShardEntry
+from cat_jax.data.manifest import FEATURES, STORE, Manifest, Recipe, ShardEntry
 from cat_jax.data.record import Example, encode
 from cat_jax.errors import UserError
 from cat_jax.files import atomic_write, cannot_write, checksum, fingerprint, write_json
@@ -31,12 +31,16 @@ class StoreWriter:
 
     Any number of processes may write different shards. The order of one shard's files is: data, lengths, then the
     sidecar, which alone makes the shard count as finished. The manifest comes last and makes the store readable.
+
+    Raises:
+      UserError: the directory holds something else than an example store.
     """
 
     def __init__(self, directory: str | os.PathLike, recipe: Recipe):
         self.directory = pathlib.Path(directory)
         self.recipe = recipe
         self._mark = fingerprint(recipe.to_dict())
+        STORE.refuse_others(self.directory)
 
     def finished(self, shard: int) -> ShardEntry | None:
         """The entry of a shard that was finished under the same recipe, else None."""
@@ -89,12 +93,10 @@ class StoreWriter:
         return manifest
 
     def discard(self) -> None:
-        """Removes the store's manifest first, then everything else in the directory."""
-        if not self.directory.exists():
-            return
+        """Removes the store's manifest first, then its shards."""
         try:
             (self.directory / layout.MANIFEST).unlink(missing_ok=True)
-            for path in self.directory.iterdir():
+            for path in STORE.files(self.directory):
                 path.unlink()
         except OSError as e:
             raise cannot_write(self.directory, e) from e
@@ -112,10 +114,10 @@ class StoreWriter:
             )
 
     def _sweep(self, manifest: Manifest) -> None:
-        keep = {layout.MANIFEST}
+        keep = set()
         for shard, entry in enumerate(manifest.shards):
             keep |= {entry.file, entry.lengths_file, layout.sidecar_file(shard, self.recipe.num_shards)}
-        for path in self.directory.iterdir():
+        for path in STORE.files(self.directory):
             if path.name not in keep:
                 path.unlink(missing_ok=True)
 

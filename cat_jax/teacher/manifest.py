@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cat_jax.data import layout as places
+from cat_jax.data.kind import RecordKind
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json
 from cat_jax.teacher.layout import SignalLayout, layout_from_dict
 
-VERSION = 1
+VERSION = 2
+SIGNAL = RecordKind("teacher signal", (".signal", ".json"), "SIGNAL_DIR")
 MEND = "run `cat-jax teach --gin.teach.overwrite=True` for this task and split"
 
 
@@ -157,6 +159,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "kind": SIGNAL.name,
             **self._content(),
             "num_examples": self.num_examples,
             "target_tokens": self.target_tokens,
@@ -169,17 +172,20 @@ class Manifest:
         return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
 
 
-_DERIVED = ("num_examples", "target_tokens", "teacher_accuracy", "bytes_per_token", "fingerprint")
+_DERIVED = ("kind", "num_examples", "target_tokens", "teacher_accuracy", "bytes_per_token", "fingerprint")
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest:
     """The manifest of the signal in `directory`.
 
     Raises:
-      UserError: there is none (naming the file), it is of another version, or its fingerprint does not fit it.
+      UserError: there is none (naming the file), it is of another kind or version, or its fingerprint does not fit it.
     """
     path = pathlib.Path(directory) / places.MANIFEST
     fields = read_json(path, "teacher signal's manifest", "run `cat-jax teach` for this task and split")
+    kind = fields.get("kind", SIGNAL.name) if isinstance(fields, dict) else SIGNAL.name
+    if kind != SIGNAL.name:
+        raise UserError(f"{path} is the manifest of an {kind}, not of a {SIGNAL.name}", f"name another {SIGNAL.option}")
     if not isinstance(fields, dict) or fields.get("version") != VERSION:
         found = fields.get("version") if isinstance(fields, dict) else None
         raise UserError(f"{path} is a signal manifest of version {found}, this program reads {VERSION}", MEND)

@@ -11,7 +11,7 @@ from typing import Any
 from cat_jax.data.layout import MANIFEST
 from cat_jax.errors import UserError
 from cat_jax.files import atomic_write, cannot_write, checksum, write_json
-from cat_jax.teacher.manifest import Manifest, Recipe, ShardEntry, read_manifest, shard_file, sidecar_file
+from cat_jax.teacher.manifest import SIGNAL, Manifest, Recipe, ShardEntry, read_manifest, shard_file, sidecar_file
 from cat_jax.teacher.shard import ShardBuffer, check_size, make_shard
 
 
@@ -27,13 +27,15 @@ class SignalWriter:
       overwrite: take the directory over from a signal of another recipe.
 
     Raises:
-      UserError: the directory holds a signal of another recipe and `overwrite` is not set.
+      UserError: the directory holds something else than a teacher signal; or one of another recipe, and `overwrite` is
+        not set.
     """
 
     def __init__(self, directory: pathlib.Path, recipe: Recipe, overwrite: bool = False):
         self.directory, self.recipe = directory, recipe
         self._recipe = recipe.to_dict()
         self._verified: set[int] = set()
+        SIGNAL.refuse_others(directory)
         if overwrite:
             try:
                 (directory / MANIFEST).unlink(missing_ok=True)
@@ -79,8 +81,8 @@ class SignalWriter:
         if len(whole) < len(entries):
             return None
         names = {name for shard in range(self.recipe.num_shards) for name in self._names(shard)}
-        for path in self.directory.glob("shard-*"):
-            if path.name not in names:
+        for path in SIGNAL.files(self.directory):
+            if path.name.startswith("shard-") and path.name not in names:
                 path.unlink(missing_ok=True)
         manifest = Manifest(self.recipe, whole)
         write_json(self.directory / MANIFEST, manifest.to_dict())

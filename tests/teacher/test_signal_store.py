@@ -139,8 +139,8 @@ def test_missing_truncated_and_rewritten_files_are_refused(world, damaged):
         with pytest.raises(UserError, match=r"manifest .*was changed"):
             SignalStore.open(root, world.store)
     for text, words in (
-        ("{}", "of version None, this program reads 1"),
-        (json.dumps({"version": 1}), "is not a signal manifest"),
+        ("{}", "of version None, this program reads 2"),
+        (json.dumps({"version": 2}), "is not a signal manifest"),
         ("{", "cannot read the teacher signal's manifest"),
         (json.dumps(manifest | {"layout": {"kind": "wavelet"}}), "unknown signal layout"),
     ):
