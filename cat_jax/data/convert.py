@@ -45,7 +45,8 @@ class Converter:
         """The example, and the features that were cut to their length.
 
         Raises:
-          UserError: an empty target, a token id beyond the vocabulary, or a feature that is no sequence of ids.
+          UserError: an empty target, a token id beyond the vocabulary or that of padding, or a feature that is no
+            sequence of ids.
         """
         if "example_id" in element:
             example_id = str(plain(element["example_id"]))
@@ -74,6 +75,9 @@ class Converter:
             bad = ids[(ids >= size) | (ids < 0)][0]
             problem = f"{name!r} of {where} holds the token id {bad}, but its vocabulary has {size}"
             raise UserError(problem, "give the feature the vocabulary that tokenises it, with its extra_ids")
+        if not ids.all():  # a model could not tell it from padding, and packed rows would differ from single ones
+            problem = f"{name!r} of {where} holds id 0 at position {int(np.argmin(ids != 0))}, and id 0 is padding"
+            raise UserError(problem, "drop it in the task's preprocessors, or shift the vocabulary so that 0 is free")
 
     def _raw(self, element: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raw = {name: plain(value) for name, value in element.items() if name not in self._recipe.features}

@@ -14,7 +14,7 @@ from cat_jax.models.dropout import dropout
 from cat_jax.models.layers import Linear
 
 MASKED = -1e10
-"""Logit of a key that may not be seen. Finite: a query that sees nothing gets a uniform average, not NaN."""
+"""Logit of a key that may not be seen. Finite, so that the softmax of a query that sees nothing is not NaN."""
 
 
 def attend(
@@ -39,7 +39,7 @@ def attend(
         keep: bool[B, H, 1, S], the attention weights' dropout.
 
     Returns:
-        [B, H, T, K] in the dtype of `values`.
+        [B, H, T, K] in the dtype of `values`; zero, without a gradient, for a query that may see no key.
     """
     logits = jnp.einsum("BHTK,BHSK->BHTS", query, keys, preferred_element_type=jnp.float32)
     if bias is not None:
@@ -47,7 +47,9 @@ def attend(
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    return jnp.einsum("BHTS,BHSK->BHTK", dropout(weights, dropout_rate, keep), values)
+    mixed = jnp.einsum("BHTS,BHSK->BHTK", dropout(weights, dropout_rate, keep), values)
+    # Without this a query that sees nothing would average all of its row, and so depend on whom it is packed with.
+    return mixed if mask is None else jnp.where(jnp.any(mask, axis=-1, keepdims=True), mixed, 0)
 
 
 class Attention(nnx.Module):

@@ -1,7 +1,7 @@
 """Attention masks: bool[B, 1, T, S] (or broadcastable to it), true where a query may look at a key.
 
 Rows are either packed (segment ids on every side) or hold one example (none). A query at padding may look at
-anything: what it computes is never read. No mask keeps a query from all keys in a way that gives NaN.
+anything: what it computes is never read. A query that may look at nothing (its example has no inputs) gets zero.
 """
 
 from __future__ import annotations

@@ -247,6 +247,7 @@ def test_another_store_at_the_same_place(tmp_path):
         ({"feature_lengths": {"targets": 4}}, r"lack 'inputs', which task 'toy' has: add 'inputs' to TASK_FEATURE_LEN"),
         ({"name": "toy_empty"}, "example 0 of task 'toy_empty', split 'train' has an empty target"),
         ({"name": "toy_beyond"}, r"'targets' of example 0 .* holds the token id 301, but its vocabulary has 259"),
+        ({"name": "toy_zero"}, r"'inputs' of example 0 .* holds id 0 at position \d+, and id 0 is padding: drop"),
         ({"name": "toy_no_targets"}, "task 'toy_no_targets', split 'train' cannot be read .*missing expected output"),
         ({"name": "toy_other_features"}, "'toy_other_features' has the output features extra, inputs, targets"),
         ({"name": "toy_nothing"}, "task 'toy_nothing' has no examples in split 'train'"),

@@ -82,6 +82,7 @@ add("toy_textless", each(lambda e: {k: v for k, v in e.items() if k != "targets_
 add("toy_lm", each(lambda e: {"targets": e["targets"]}), output_features={"targets": FEATURES["targets"]})
 add("toy_empty", each(lambda e: {**e, "targets": e["targets"][:0]}), last=())
 add("toy_beyond", each(lambda e: {**e, "targets": e["targets"] + 250}))
+add("toy_zero", each(lambda e: {**e, "inputs": tf.concat([e["inputs"], [0], e["inputs"]], 0)}))
 add("toy_no_targets", each(lambda e: {"inputs": e["inputs"]}), last=())
 add("toy_other_features", output_features={**FEATURES, "extra": FEATURES["inputs"]})
 add("toy_nothing", lambda dataset: dataset.take(0))

@@ -64,6 +64,23 @@ def test_attention_against_float64():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_a_query_that_sees_no_key_gets_zero_and_gives_no_gradient():
+    rng = np.random.default_rng(0)
+    query, keys, values = (jnp.array(rng.normal(size=(1, 2, 3, 4)), jnp.float32) for _ in range(3))
+    mask = jnp.array([[True, False, True], [False] * 3, [True] * 3])[None, None]
+
+    def of(query, keys, values):
+        return attend(query, keys, values, bias=None, mask=mask)
+
+    found = np.array(of(query, keys, values))
+    assert not found[:, :, 1].any()
+    assert found[:, :, ::2].all()
+    blind = jax.grad(lambda *qkv: jnp.sum(of(*qkv)[:, :, 1]), (0, 1, 2))(query, keys, values)
+    assert not any(np.array(g).any() for g in blind)
+    grads = jax.grad(lambda *qkv: jnp.sum(of(*qkv) ** 2), (0, 1, 2))(query, keys, values)
+    assert all(np.isfinite(g).all() and np.array(g).any() for g in grads)
+
+
 def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     keep = draw_keep(KEY, 0.25, 4, {"first": (1, 1000), "second": (3, 1, 500)})
     assert {name: value.shape for name, value in keep.items()} == {"first": (4, 1, 1000), "second": (4, 3, 1, 500)}

@@ -55,6 +55,31 @@ def test_packed_rows_equal_single_ones(scan):
             np.testing.assert_allclose(found, single[example, : len(targets[example])], atol=3e-6)
 
 
+def packed_batch(inputs, targets, input_length=16, target_length=10) -> Batch:
+    """One row of all the examples."""
+    _, tokens, input_segments = pack([inputs], input_length)
+    shifted, target_tokens, target_segments = pack([targets], target_length)
+    return Batch(
+        decoder_target_tokens=target_tokens,
+        decoder_input_tokens=shifted,
+        decoder_loss_weights=(target_tokens > 0).astype(jnp.float32),
+        encoder_input_tokens=tokens,
+        decoder_segment_ids=target_segments,
+        encoder_segment_ids=input_segments,
+    )
+
+
+def test_an_example_with_empty_inputs_sees_nobody_else_s(model):
+    """Its queries see no key at all: packed beside any other example it is what it is in a row of its own."""
+    targets = random_rows(2, [4, 5])
+    alone = np.array(run(*model, batch_of([[]], targets[1:], 9, 6)).hidden)[0, :5]
+    beside = [
+        np.array(run(*model, packed_batch([other, []], targets)).hidden)[0, 4:9] for other in random_rows(1, [7, 11])
+    ]
+    np.testing.assert_allclose(beside[0], alone, atol=3e-6)
+    np.testing.assert_array_equal(beside[0], beside[1])
+
+
 def test_padding_is_not_seen(model):
     inputs, targets = random_rows(3, [5, 8]), random_rows(4, [4, 3])
     short = run(*model, batch_of(inputs, targets, 8, 4)).hidden
