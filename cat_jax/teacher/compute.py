@@ -89,7 +89,7 @@ class ShardTeacher:
         indices[: len(examples)] = examples
         present = np.asarray(batch.decoder_loss_weights) > 0
         on_device = jax.device_put((batch, indices), self._sharding)
-        seed = np.uint32(self._recipe.seed)
+        seed = np.uint32(self._recipe.draw_key)
         return examples, present, self._step(self._params, on_device[0], seed, np.uint32(shard), on_device[1])
 
     def _assembler(self, input_length: int, target_length: int) -> Assembler:

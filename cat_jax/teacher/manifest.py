@@ -36,10 +36,10 @@ def sidecar_file(shard: int, num_shards: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherIdentity:
-    """Who taught: the checkpoint's fingerprint decides; name and step are for people."""
+    """Who taught: the checkpoint's fingerprint and the dtype decide, also in `==`; name and step are for people."""
 
-    name: str
-    step: int
+    name: str = dataclasses.field(compare=False)
+    step: int = dataclasses.field(compare=False)
     fingerprint: str
     dtype: str
 
@@ -52,7 +52,7 @@ class Recipe:
     """All that decides a signal's bytes on one kind of device.
 
     `store` is the store's fingerprint, `vocabulary` that of its targets, `vocab_size` the teacher's, `batch_size` the
-    rows of a batch on one device. `seed` keys the tail draws.
+    rows of a batch on one device. `seed` keys the tail draws, see `draw_key`.
     """
 
     task: str
@@ -97,12 +97,17 @@ class Recipe:
         """Size of a shard's file: the bits, then the records."""
         return bits_bytes(target_tokens) + target_tokens * self.record_bytes
 
-    def difference(self, other: Mapping[str, Any]) -> str | None:
-        """In words, the first thing in which `other` ("has", a recipe's dict) differs from `self`; None if nothing."""
-        asked = self.to_dict()
-        for name in asked:
-            if other.get(name) != asked[name]:
-                return f"{name} {other.get(name)}, asked for {asked[name]}"
+    @property
+    def draw_key(self) -> int:
+        """u32 that keys the draws of this task and split: record i of another one has other uniform numbers."""
+        return int(fingerprint([self.seed, self.task, self.split])[:8], 16)
+
+    def difference(self, other: Recipe) -> str | None:
+        """In words, the first thing in which `other` ("has") differs from `self` ("asked for"); None if nothing."""
+        for field in dataclasses.fields(self):
+            has, asked = getattr(other, field.name), getattr(self, field.name)
+            if has != asked:
+                return f"{field.name} {has}, asked for {asked}"
         return None
 
 
@@ -154,8 +159,9 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Content hash: of the recipe and of every shard's checksum."""
-        return fingerprint(self._content())
+        """Content hash: of the recipe, less the teacher's name and step, and of every shard's checksum."""
+        teacher = {"fingerprint": self.recipe.teacher.fingerprint, "dtype": self.recipe.teacher.dtype}
+        return fingerprint({**self._content(), "teacher": teacher})
 
     def to_dict(self) -> dict[str, Any]:
         return {

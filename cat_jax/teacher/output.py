@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 from cat_jax.data.layout import MANIFEST
 from cat_jax.errors import UserError
@@ -33,7 +32,6 @@ class SignalWriter:
 
     def __init__(self, directory: pathlib.Path, recipe: Recipe, overwrite: bool = False):
         self.directory, self.recipe = directory, recipe
-        self._recipe = recipe.to_dict()
         self._verified: set[int] = set()
         SIGNAL.refuse_others(directory)
         if overwrite:
@@ -68,7 +66,7 @@ class SignalWriter:
         (self.directory / sidecar).unlink(missing_ok=True)
         entry, content = make_shard(name, num_examples, buffer)
         atomic_write(self.directory / name, content)
-        write_json(self.directory / sidecar, {"recipe": self._recipe, "shard": dataclasses.asdict(entry)})
+        write_json(self.directory / sidecar, {"recipe": self.recipe.to_dict(), "shard": dataclasses.asdict(entry)})
         self._verified.add(shard)
 
     def finish(self) -> Manifest | None:
@@ -98,14 +96,14 @@ class SignalWriter:
 
     def _entry(self, shard: int) -> ShardEntry | None:
         recipe, entry = self._read_sidecar(self._names(shard)[1])
-        return entry if entry is not None and recipe == self._recipe and self._whole(entry) else None
+        return entry if entry is not None and recipe == self.recipe and self._whole(entry) else None
 
-    def _read_sidecar(self, name: str) -> tuple[dict[str, Any] | None, ShardEntry | None]:
+    def _read_sidecar(self, name: str) -> tuple[Recipe | None, ShardEntry | None]:
         """(recipe, entry) of a finished shard; (None, None) if the sidecar is missing or broken."""
         try:
             sidecar = json.loads((self.directory / name).read_text())
-            return sidecar["recipe"], ShardEntry(**sidecar["shard"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return Recipe.from_dict(sidecar["recipe"]), ShardEntry(**sidecar["shard"])
+        except (OSError, ValueError, KeyError, TypeError, UserError):
             return None, None
 
     def _whole(self, entry: ShardEntry) -> bool:
@@ -119,7 +117,7 @@ class SignalWriter:
         """Refuses to mix two recipes in one directory."""
         found = None
         if (self.directory / MANIFEST).exists():
-            found = read_manifest(self.directory).recipe.to_dict()
+            found = read_manifest(self.directory).recipe
         else:
             for path in sorted(self.directory.glob("shard-*.json")):
                 found = found or self._read_sidecar(path.name)[0]

@@ -200,7 +200,7 @@ def test_a_damaged_shard_is_redone(world, tmp_path):
 
 def test_other_settings_are_refused_or_overwritten(world, tmp_path):
     run(world, tmp_path, layout=BitLayout(), process_index=0, process_count=2)  # unfinished
-    with pytest.raises(UserError, match=r"has layout {'kind': 'bit'}, asked for {'kind': 'full'}: name another"):
+    with pytest.raises(UserError, match=r"has layout BitLayout\(\), asked for FullLayout\(\): name another"):
         run(world, tmp_path, layout=FullLayout())
     run(world, tmp_path, layout=BitLayout())
     write_teacher(tmp_path / "other", seed=1)
