@@ -88,11 +88,11 @@ class SparseDistribution:
 class TeacherSignal:
     """What the loss knows of the teacher, live or read from disk: the loss cannot tell which.
 
-    Always whether the teacher's top-1 is the target. For the distillation term exactly one of: full logits,
-    the teacher's (hidden, head), or a sparse distribution; all None is enough for an objective without that term.
+    Whether the teacher's top-1 is the target: the bit, or None where `output` tells. For the distillation term exactly
+    one of: full logits, the teacher's (hidden, head), or a sparse distribution; the bit alone is enough without it.
     """
 
-    top1_correct: Array  # bool[B, T]
+    top1_correct: Array | None  # bool[B, T]
     logits: Array | None = None  # f32[B, T, V]
     output: ModelOutput | None = None
     sparse: SparseDistribution | None = None

@@ -7,42 +7,27 @@ gradient over [N, D] than over [B, T, D].
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from cat_jax.errors import UserError
 from cat_jax.losses import formulas
-from cat_jax.types import Array, Head, ModelOutput, SparseDistribution, TeacherSignal
-
-if TYPE_CHECKING:
-    from cat_jax.losses.objective import Objective
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenLosses:
-    """What the head makes of each target token; only `loss` carries a gradient."""
-
-    loss: Array  # float[N]
-    cross_entropy: Array  # float[N]: -log p_S(target), unsmoothed
-    student_right: Array  # bool[N]
-    distillation: Array | None  # float[N]: the KD term, None where w = 1
+from cat_jax.losses.terms import Terms, TokenLosses
+from cat_jax.types import Array, ModelOutput, SparseDistribution, TeacherSignal
 
 
 def dense_losses(
-    objective: Objective, student: ModelOutput, targets: Array, counted: Array, signal: TeacherSignal | None
+    terms: Terms, student: ModelOutput, targets: Array, counted: Array, signal: TeacherSignal | None
 ) -> TokenLosses:
     """The loss of every token before alpha:  w CE + (1 - w) T^2 KD + z_loss log_z^2.
 
-    Where `counted` is false the values are finite and mean nothing.
-
     Args:
-      objective: read for the coefficients of the terms; alpha is the caller's.
+      terms: the coefficients.
       student: hidden states [B, T, D] and the head.
-      targets: i32[N].
+      targets: i32[N], N = B x T.
       counted: bool[N].
-      signal: [B, T, ...], as in the batch.
+      signal: [B, T, ...], as in the batch; None without a teacher.
 
     Raises:
       UserError: w < 1 and the signal does not hold a distribution that fits.
@@ -55,33 +40,55 @@ def dense_losses(
     vocab_size = student.head.vocab_size
     cross_entropy = formulas.cross_entropy(logits, targets, log_z=log_z)
     loss = jnp.zeros_like(log_z)
-    if objective.w > 0:
+    if terms.w > 0:
         smoothed = cross_entropy
-        if objective.label_smoothing > 0:
+        if terms.label_smoothing > 0:
             smoothed = formulas.cross_entropy(
-                logits, targets, objective.label_smoothing, log_z=log_z, vocab_size=vocab_size
+                logits, targets, terms.label_smoothing, log_z=log_z, vocab_size=vocab_size
             )
-        loss += objective.w * smoothed
+        loss += terms.w * smoothed
+    teacher = distribution_of(signal, terms.temperature, vocab_size) if terms.w < 1 else None
+    teacher_logits = _teacher_logits(signal, counted)
     distillation = None
-    if objective.w < 1:
-        distillation = _distillation(objective.temperature, logits, log_z, student.head, counted, signal)
-        loss += (1 - objective.w) * objective.temperature**2 * distillation
+    if teacher is not None:
+        teacher = teacher_logits if isinstance(teacher, ModelOutput) else teacher
+        distillation = _distillation(terms.temperature, logits, log_z, teacher, counted)
+        loss += (1 - terms.w) * terms.temperature**2 * distillation
         distillation = jax.lax.stop_gradient(distillation)
-    if objective.z_loss > 0:
-        loss += objective.z_loss * formulas.z_loss(logits, log_z=log_z)
+    if terms.z_loss > 0:
+        loss += terms.z_loss * formulas.z_loss(logits, log_z=log_z)
     return TokenLosses(
         loss=loss,
         cross_entropy=jax.lax.stop_gradient(cross_entropy),
         student_right=formulas.top1_correct(logits, targets),
+        teacher_right=_teacher_right(signal, teacher_logits, targets),
         distillation=distillation,
     )
 
 
+def _teacher_logits(signal: TeacherSignal | None, counted: Array) -> Array | None:
+    """[N, V] of a teacher that is there as (hidden, head): made once, for the distribution and for the bit."""
+    if signal is None or signal.output is None:
+        return None
+    output = jax.lax.stop_gradient(signal.output)
+    return output.head.logits(_blank(output.hidden, counted))
+
+
+def _teacher_right(signal: TeacherSignal | None, logits: Array | None, targets: Array) -> Array | None:
+    """bool[N]: the signal's bit, or where it has none, the one that `logits` give."""
+    if signal is None:
+        return None
+    if signal.top1_correct is not None:
+        return signal.top1_correct.astype(bool).reshape(-1)
+    if logits is None:
+        raise ValueError("a teacher signal needs top1_correct or output")
+    return formulas.top1_correct(logits, targets)
+
+
 def _distillation(
-    temperature: float, logits: Array, log_z: Array, head: Head, counted: Array, signal: TeacherSignal | None
+    temperature: float, logits: Array, log_z: Array, teacher: Array | SparseDistribution | None, counted: Array
 ) -> Array:
-    """The KD term [N] from whichever distribution the signal holds."""
-    teacher = distribution_of(signal, temperature, head.vocab_size)
+    """The KD term [N] from the teacher's logits, [B, T, V] or [N, V], or its sparse distribution."""
     if temperature != 1:
         log_z = formulas.log_normalizer(logits / temperature)
     if isinstance(teacher, SparseDistribution):
@@ -92,11 +99,8 @@ def _distillation(
             tail_mass=None if teacher.tail_mass is None else jnp.where(counted, teacher.tail_mass.reshape(-1), 0),
         )
         return formulas.sparse_distillation(logits, blanked, log_z=log_z)
-    if isinstance(teacher, ModelOutput):
-        teacher_logits = teacher.head.logits(_blank(teacher.hidden, counted))
-    else:
-        teacher_logits = _blank(teacher, counted)
-    return formulas.distillation(logits, teacher_logits, temperature, log_z=log_z)
+    assert teacher is not None
+    return formulas.distillation(logits, _blank(teacher, counted), temperature, log_z=log_z)
 
 
 def distribution_of(

@@ -16,6 +16,7 @@ from cat_jax.losses import metrics
 from cat_jax.losses.dense import dense_losses
 from cat_jax.losses.formulas import widen
 from cat_jax.losses.keep import KeepRule
+from cat_jax.losses.terms import Terms, TokenLosses
 from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
 
 NORMALIZERS = ("target_tokens", "kept_tokens")
@@ -86,6 +87,11 @@ class Objective:
         """The parsed `keep`."""
         return KeepRule.parse(self.keep)
 
+    @property
+    def terms(self) -> Terms:
+        """The coefficients of a token's loss, for a head."""
+        return Terms(self.w, self.temperature, self.label_smoothing, self.z_loss)
+
     def __call__(
         self,
         student: ModelOutput,
@@ -95,7 +101,7 @@ class Objective:
         num_tasks: int = 1,
         uniform: Array | None = None,
     ) -> LossOutput:
-        """The sums of one batch, or of a part of one. Only `loss_sum` has a gradient, and only to the student.
+        """The sums of one batch, or of a part of one: `tokens`, then `sum_up`, which say more.
 
         Args:
           student: hidden states [B, T, D] and the head.
@@ -107,23 +113,41 @@ class Objective:
         Raises:
           UserError: the signal lacks what the objective needs, or does not fit it.
         """
+        return self.sum_up(self.tokens(student, batch, signal), batch, num_tasks=num_tasks, uniform=uniform)
+
+    def tokens(self, student: ModelOutput, batch: Batch, signal: TeacherSignal | None) -> TokenLosses:
+        """What student and teacher make of each target token, N = B x T. Arguments and errors as of a call."""
         if self.needs_teacher and signal is None:
             raise UserError(
                 f"the objective {self.name} needs a teacher and there is none",
                 "configure StoredTeacher or LiveTeacher, or set Objective.w = 1 and Objective.keep = 'all'",
             )
+        counted = batch.decoder_loss_weights.reshape(-1) > 0
+        return dense_losses(self.terms, student, batch.decoder_target_tokens.reshape(-1), counted, signal)
+
+    def token_weights(self, tokens: TokenLosses) -> Array | None:
+        """A factor >= 0 on each token's loss, float[N], without gradient; None for 1. For subclasses to override.
+
+        It scales the loss alone. Normalizer and metrics count every token by its own weight, as they do without it.
+        """
+        del tokens
+        return None
+
+    def sum_up(
+        self, tokens: TokenLosses, batch: Batch, *, num_tasks: int = 1, uniform: Array | None = None
+    ) -> LossOutput:
+        """The sums over the target tokens. Only `loss_sum` has a gradient, and only to the student."""
         if self.needs_uniform and uniform is None:
             raise ValueError("a random keep rule needs `uniform` numbers, drawn for the global batch")
         weights = jax.lax.stop_gradient(widen(batch.decoder_loss_weights)).reshape(-1)
-        counted = weights > 0
-        weights = jnp.where(counted, weights, 0)
-        tokens = dense_losses(self, student, batch.decoder_target_tokens.reshape(-1), counted, signal)
-        teacher_right = None if signal is None else signal.top1_correct.astype(bool).reshape(-1)
+        weights = jnp.where(weights > 0, weights, 0)
         uniform = None if uniform is None else uniform.reshape(-1)
-        kept = self.keep_rule(tokens.student_right, teacher_right, uniform)
+        kept = self.keep_rule(tokens.student_right, tokens.teacher_right, uniform)
 
         kept_weights = jnp.where(kept, weights, 0)
-        kept_loss = jnp.where(kept_weights > 0, weights * tokens.loss, 0)
+        factor = self.token_weights(tokens)
+        loss_weights = weights if factor is None else weights * jax.lax.stop_gradient(factor)
+        kept_loss = jnp.where(kept_weights > 0, loss_weights * tokens.loss, 0)
         normalizer = kept_weights if self.normalizer == "kept_tokens" else weights
         values = {
             "target_tokens": weights,
@@ -135,8 +159,8 @@ class Objective:
         }
         if tokens.distillation is not None:
             values["distillation"] = weights * tokens.distillation
-        if teacher_right is not None:
-            cells = metrics.cells(tokens.student_right, teacher_right)
+        if tokens.teacher_right is not None:
+            cells = metrics.cells(tokens.student_right, tokens.teacher_right)
             values |= {name: weights * cell for name, cell in cells.items()}
         return LossOutput(
             loss_sum=jnp.sum(kept_loss),

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cat_jax.losses.formulas import top1_correct
 from cat_jax.losses.objective import Objective
 from cat_jax.train.state import Params
 from cat_jax.train.step import Apply, Metrics, SignalOf
-from cat_jax.types import Array, Batch, ModelOutput, TeacherSignal
+from cat_jax.types import Array, Batch, TeacherSignal
 
 EvalStep = Callable[[Params, Any, Batch, TeacherSignal | None], Metrics]
 
@@ -30,18 +29,16 @@ def make_eval_step(apply: Apply, objective: Objective, signal_of: SignalOf, *, n
             uniform = jax.random.uniform(jax.random.key(0), batch.decoder_target_tokens.shape)
         student = apply(params, batch, None)
         signal = signal_of(teacher, batch, signal)
-        output = objective(student, batch, signal, num_tasks=num_tasks, uniform=uniform)
-        return {**output.sums, **_sequences(student, batch, num_tasks)}
+        tokens = objective.tokens(student, batch, signal)
+        output = objective.sum_up(tokens, batch, num_tasks=num_tasks, uniform=uniform)
+        return {**output.sums, **_sequences(tokens.student_right, batch, num_tasks)}
 
     return eval_step
 
 
-def _sequences(student: ModelOutput, batch: Batch, num_tasks: int) -> Metrics:
+def _sequences(student_right: Array, batch: Batch, num_tasks: int) -> Metrics:
     counted = batch.decoder_loss_weights > 0
-    # The same expression as in losses.dense, so that XLA computes the logits once for both.
-    hidden = jnp.where(counted.reshape(-1, 1), student.hidden.reshape(-1, student.hidden.shape[-1]), 0)
-    targets = jnp.where(counted, batch.decoder_target_tokens, 0)
-    right = top1_correct(student.head.logits(hidden), targets.reshape(-1)).reshape(targets.shape)
+    right = student_right.reshape(counted.shape)
     present = jnp.any(counted, axis=1)
     all_right = present & jnp.all(right | ~counted, axis=1)
     return {

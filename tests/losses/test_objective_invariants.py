@@ -23,6 +23,10 @@ def with_right(signal, right):
     return dataclasses.replace(signal, top1_correct=jnp.broadcast_to(jnp.asarray(right), CASE.targets.shape))
 
 
+def _student_right():
+    return np.array([[first_argmax(z) for z in row] for row in CASE.hidden @ CASE.kernel]) == CASE.targets
+
+
 def assert_same(one, other, *, exact=False, sums=True):
     """Equal loss, normaliser and gradients of two results of `run`; and equal sums where both have them."""
     compare = np.testing.assert_array_equal if exact else lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6)
@@ -55,7 +59,7 @@ def test_a_teacher_always_right_makes_cat_plain(w, normalizer):
 @pytest.mark.parametrize("w", [0.5, 1.0])
 def test_a_teacher_always_wrong_trains_only_what_the_student_gets_right(w):
     always_wrong = with_right(LOGITS, False)
-    right = np.array([[first_argmax(z) for z in row] for row in CASE.hidden @ CASE.kernel]) == CASE.targets
+    right = _student_right()
     masked = dataclasses.replace(BATCH, decoder_loss_weights=BATCH.decoder_loss_weights * right)
     cat = run(Objective(w=w), STUDENT, BATCH, always_wrong)
     plain = run(Objective(w=w, keep="all"), STUDENT, masked, always_wrong)
@@ -97,6 +101,37 @@ def test_a_live_teacher_equals_its_stored_logits():
     live = run_once(Objective(), STUDENT, BATCH, TeacherSignal(right, output=teacher))
     stored = TeacherSignal(right, logits=jnp.asarray(np.asarray(logits)[..., :V]))
     assert_same(live, run_once(Objective(), STUDENT, BATCH, stored))
+    assert_same(live, run_once(Objective(), STUDENT, BATCH, TeacherSignal(None, output=teacher)), exact=True)
+
+
+def test_a_teacher_of_which_nothing_is_known_is_refused():
+    with pytest.raises(ValueError, match="needs top1_correct or output"):
+        Objective(w=1)(STUDENT, BATCH, TeacherSignal(None, logits=LOGITS.logits))
+
+
+@dataclasses.dataclass(frozen=True)
+class Boosted(Objective):
+    boost: float = 3.0
+
+    def token_weights(self, tokens):
+        return jnp.where(tokens.teacher_right & ~tokens.student_right, self.boost, 1.0)
+
+
+@pytest.mark.parametrize("normalizer", ["target_tokens", "kept_tokens"])
+@pytest.mark.parametrize("w", [0.5, 1.0])
+def test_a_token_weight_scales_the_loss_and_counts_nothing_twice(normalizer, w):
+    plain, boosted = (run(kind(w=w, normalizer=normalizer), STUDENT, BATCH, LOGITS) for kind in (Objective, Boosted))
+    teachers = dataclasses.replace(
+        BATCH, decoder_loss_weights=BATCH.decoder_loss_weights * (BIT.top1_correct & ~_student_right())
+    )
+    extra = run(Objective(w=w), STUDENT, teachers, LOGITS)
+    assert extra[0].loss_sum > 0
+    np.testing.assert_allclose(boosted[0].loss_sum, plain[0].loss_sum + 2 * extra[0].loss_sum, rtol=1e-6)
+    for got, one, more in zip(boosted[1], plain[1], extra[1], strict=True):
+        np.testing.assert_allclose(got, one + 2 * more, rtol=1e-5, atol=1e-6)
+    assert boosted[0].weight_sum == plain[0].weight_sum
+    for name in set(plain[0].sums) - {"loss"}:
+        np.testing.assert_array_equal(boosted[0].sums[name], plain[0].sums[name])
 
 
 @pytest.mark.parametrize(("temperature", "ghost"), [(1.0, False), (2.0, True)])
@@ -105,6 +140,18 @@ def test_the_whole_vocabulary_as_a_sparse_signal_equals_dense(temperature, ghost
     sparse = signal_of(case, "sparse", F32, temperature=temperature)
     objective = Objective(temperature=temperature, label_smoothing=0.1)
     assert_same(run_once(objective, STUDENT, BATCH, sparse), run_once(objective, STUDENT, BATCH, LOGITS))
+
+
+def test_a_token_weight_carries_no_gradient():
+    @dataclasses.dataclass(frozen=True)
+    class Focal(Objective):
+        def token_weights(self, tokens):
+            return tokens.loss
+
+    loss = Objective(w=1).tokens(STUDENT, BATCH, BIT).loss
+    _, (d_hidden, _) = run(Focal(w=1), STUDENT, BATCH, BIT)
+    _, (plain, _) = run(Objective(w=1), STUDENT, BATCH, BIT)
+    np.testing.assert_allclose(d_hidden, plain * loss.reshape(B, T, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_temperature_squared_keeps_the_gradient():

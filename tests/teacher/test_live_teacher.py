@@ -39,7 +39,7 @@ def test_live_equals_stored(world, mesh, pack):
         return out.loss_sum, out.sums
 
     def live_loss(params, batch):
-        return stored_loss(params, batch, live.signal_fn(True)(live.params, batch))
+        return stored_loss(params, batch, live.signal_fn()(live.params, batch))
 
     host = batch_of(world, "full", pack)
     (one, sums), gradient = jax.jit(jax.value_and_grad(stored_loss, has_aux=True))(params, host.batch, host.signal)
@@ -55,13 +55,20 @@ def test_live_equals_stored(world, mesh, pack):
     assert norm > 1
 
 
-def test_the_bit_alone_when_no_distribution_is_needed(world, mesh):
+def test_the_bit_of_a_live_teacher_is_the_stored_one(world, mesh):
     live = LiveTeacher(str(world.root / "model"), step=7).load(mesh)
+    graphdef, params = nnx.split(CONFIG.build(jax.random.key(9)))
     host = batch_of(world, "bit")
-    signal = jax.jit(live.signal_fn(False))(live.params, host.batch)
+
+    @jax.jit
+    def right(params, teacher, batch):
+        student = nnx.merge(graphdef, params)(batch)
+        return Objective(w=1).tokens(student, batch, live.signal_fn()(teacher, batch)).teacher_right
+
     counted = host.batch.decoder_loss_weights > 0
-    assert (np.asarray(signal.top1_correct)[counted] == host.signal.top1_correct[counted]).all()
-    assert (signal.output, signal.sparse, signal.logits) == (None, None, None)
+    found = np.asarray(right(params, live.params, host.batch)).reshape(counted.shape)
+    assert (found[counted] == host.signal.top1_correct[counted]).all()
+    assert 0 < found[counted].sum() < counted.sum()
 
 
 def test_the_teacher_has_its_own_dtype_and_no_gradient(world, mesh):
@@ -70,25 +77,23 @@ def test_the_teacher_has_its_own_dtype_and_no_gradient(world, mesh):
     batch = batch_of(world, "bit").batch
 
     def total(params):
-        return jax.numpy.sum(live.signal_fn(True)(params, batch).logits.astype("float32"))
+        output = live.signal_fn()(params, batch).output
+        return jnp.sum(output.head.logits(output.hidden))
 
     gradient = jax.jit(jax.grad(total))(live.params)
     assert all(not np.asarray(leaf, np.float32).any() for leaf in jax.tree.leaves(gradient))
     assert abs(float(total(live.params))) > 0
 
 
-def test_the_objective_and_the_bit_share_one_head_product(world):
-    """The dense objective and the bit both need the teacher's logits: they are computed once."""
+def test_bit_and_distribution_share_one_head_product(world):
     wide = dataclasses.replace(CONFIG, embed_dim=64)
     teacher_def, teacher_params = nnx.split(wide.build(jax.random.key(0)))
     live = LoadedTeacher(teacher_def, teacher_params, wide, 0, "")
     graphdef, params = nnx.split(CONFIG.build(jax.random.key(0)))
 
-    def flops(with_bit):
+    def flops(bit):
         def loss(params, teacher, batch):
-            signal = live.signal_fn(True)(teacher, batch)
-            if not with_bit:
-                signal = dataclasses.replace(signal, top1_correct=jnp.zeros_like(signal.top1_correct))
+            signal = dataclasses.replace(live.signal_fn()(teacher, batch), top1_correct=bit)
             out = Objective(w=0.5)(nnx.merge(graphdef, params)(batch), batch, signal)
             return out.loss_sum, out.sums
 
@@ -96,8 +101,9 @@ def test_the_objective_and_the_bit_share_one_head_product(world):
 
     batch = batch_of(world, "bit").batch
     head = 2 * batch.decoder_target_tokens.size * 64 * 40
-    assert flops(with_bit=False) > 2 * head
-    assert flops(with_bit=True) - flops(with_bit=False) < 0.2 * head
+    given = flops(jnp.zeros(batch.decoder_target_tokens.shape, bool))
+    assert given > 2 * head
+    assert flops(None) - given < 0.2 * head
 
 
 def test_a_missing_teacher_is_named(tmp_path, mesh):
