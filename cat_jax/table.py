@@ -55,7 +55,8 @@ class TableInfo:
 
     `metric` names the headline metric, `metric_kind` how a merged output is scored: "mean" (of `score`), "bleu"
     (from the summed `statistics`), or "function" (only the task's own function can tell). `metrics` holds every
-    metric of the task on the whole table. `higher_is_better` is true for all metrics that the cascade can draw.
+    metric of the task on the whole table. `higher_is_better` is false for a headline metric such as an error rate, of
+    which the cascade draws nothing.
     `checkpoint`, `store_fingerprint`, `mode` and `settings` decide the answers: equal ones, equal answers.
     """
 
@@ -71,6 +72,7 @@ class TableInfo:
     checkpoint: str = ""
     step: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    higher_is_better: bool = True
     version: int = VERSION
 
 

@@ -73,7 +73,8 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
     """Sorts a table by example id and checks that it can stand in a cascade.
 
     Raises:
-      UserError: no rows, an id twice, an unknown kind of metric, or FLOPs that are not positive.
+      UserError: no rows, an id twice, an unknown kind of metric, one of which less is better, or FLOPs that are not
+        positive.
     """
     made = Answers(table.sort_by("example_id"), info)
     mend = "evaluate this model again"
@@ -84,6 +85,11 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
         raise UserError(f"{repeated} example ids occur twice in {made}", mend)
     if info.metric_kind not in KINDS:
         raise UserError(f"{made} has metric kind {info.metric_kind!r}", f"use one of {', '.join(KINDS)}")
+    if not info.higher_is_better:
+        raise UserError(
+            f"of the metric {info.metric} of {info.task} less is better, and a cascade's curves want more",
+            "put one such as 1 - error rate first in the task's metric_fns, and evaluate again",
+        )
     if not (made.numbers("flops") > 0).all():
         raise UserError(f"{made} holds FLOPs that are not positive numbers", mend)
     return made

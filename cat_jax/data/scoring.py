@@ -16,6 +16,9 @@ from cat_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_TRIAL = 48
+"""Examples that a metric is tried on, at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
@@ -23,7 +26,8 @@ class Scored:
 
     `kind` says how the headline metric of merged predictions is found: "mean" of `scores`; "bleu", from the sum of
     `statistics` (see `data.bleu`); "function", by the task's functions alone. `scores` holds the headline metric of
-    each example alone, None where the function fails on a single example.
+    each example alone, None where the function fails on a single example. `higher_is_better` is false where right
+    answers score less than empty ones, as under an error rate.
     """
 
     metrics: dict[str, float]
@@ -31,6 +35,7 @@ class Scored:
     kind: str
     scores: list[float | None]
     statistics: list[list[float]] | None = None
+    higher_is_better: bool = True
 
 
 Measure = Callable[[Sequence[int], Sequence[str]], dict[str, float]]
@@ -77,7 +82,8 @@ def score_table(
     headline = headline or next(iter(metrics))
     if headline not in metrics:
         raise UserError(f"task {task_name!r} has no metric {headline!r}", f"name one of: {', '.join(metrics)}")
-    return _decompose(task, examples, predictions, owner[headline], metrics, headline)
+    scored = _decompose(task, examples, predictions, owner[headline], metrics, headline)
+    return dataclasses.replace(scored, higher_is_better=_higher_is_better(owner[headline], headline, examples))
 
 
 def as_numpy(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,14 +174,10 @@ def _decompose(
     headline: str,
 ) -> Scored:
     def value(indices: Sequence[int], predictions: Sequence[str]) -> float | None:
-        try:
-            found = measure(indices, predictions).get(headline)
-        except Exception:  # a metric need not be defined on every subset
-            return None
-        return found if found is not None and math.isfinite(found) else None
+        return _value(measure, headline, indices, predictions)
 
     singles = [value([i], [prediction]) for i, prediction in enumerate(predictions)]
-    trials = _trials(predictions, [str(plain(example["targets_pretokenized"])) for example in examples])
+    trials = _trials(predictions, _target_texts(examples))
     known = [(trial, found) for trial in trials if (found := value(*trial)) is not None]
     if _same(metrics[headline], _mean(singles)) and all(
         _same(found, _mean([value([i], [t]) for i, t in zip(indices, texts, strict=True)]))
@@ -201,6 +203,26 @@ def _decompose(
     return Scored(metrics, headline, "function", singles)
 
 
+def _value(measure: Measure, headline: str, indices: Sequence[int], predictions: Sequence[str]) -> float | None:
+    """The headline metric of some examples; None where it is not defined."""
+    try:
+        found = measure(indices, predictions).get(headline)
+    except Exception:  # a metric need not be defined on every subset
+        return None
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _higher_is_better(measure: Measure, headline: str, examples: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the targets, taken as answers, score no less than empty answers; True where the metric cannot tell."""
+    targets = _target_texts(examples[:_TRIAL])
+    right, empty = (_value(measure, headline, range(len(targets)), texts) for texts in (targets, [""] * len(targets)))
+    return right is None or empty is None or right >= empty
+
+
+def _target_texts(examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(plain(example["targets_pretokenized"])) for example in examples]
+
+
 def _trials(predictions: Sequence[str], targets: Sequence[str]) -> list[tuple[list[int], list[str]]]:
     """Subsets of the examples where some answers are others' answers, right ones, or empty.
 
@@ -210,7 +232,7 @@ def _trials(predictions: Sequence[str], targets: Sequence[str]) -> list[tuple[li
     count, draw = len(predictions), np.random.default_rng(0)
     trials = []
     for wrong in (0.0, 0.5, 0.5, 1.0):
-        indices = np.sort(draw.permutation(count)[:48]).tolist()
+        indices = np.sort(draw.permutation(count)[:_TRIAL]).tolist()
         texts = [predictions[i] for i in indices]
         for place, i in enumerate(indices):
             if draw.random() < wrong:

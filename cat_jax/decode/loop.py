@@ -1,4 +1,4 @@
-"""The loop that greedy decoding and sampling share: choose a token, write it down with its statistics, step on."""
+"""The decoding loop: choose a token, write it down with its statistics, step on."""
 
 from __future__ import annotations
 

@@ -151,6 +151,13 @@ def test_kinds_that_nobody_knows_are_refused(tmp_path):
         load_answers(tmp_path, "m", "t", "test")
 
 
+def test_a_metric_of_which_less_is_better_is_refused(tmp_path):
+    info = {"metric": "word_error_rate", "higher_is_better": False}
+    cascade_tables.write(tmp_path, "m", "t", "test", ids=["1"], scores=[3.0], info=info)
+    with pytest.raises(UserError, match="of the metric word_error_rate of t less is better"):
+        load_answers(tmp_path, "m", "t", "test")
+
+
 def test_statistics_in_a_table_give_the_corpus_score(tmp_path):
     generator = np.random.default_rng(5)
     references = sentences(generator, 15, 4)

@@ -54,6 +54,20 @@ def test_a_metric_that_looks_like_a_mean_is_not_taken_for_one():
     assert scored.kind == "function"
 
 
+@pytest.mark.parametrize("predictions", [PREDICTIONS, [raw["targets_pretokenized"] for raw in RAWS], [""] * 10])
+def test_an_error_rate_is_known_by_what_it_says_of_right_answers(predictions):
+    assert score_table("toy_metrics", predictions, RAWS).higher_is_better
+    assert score_table("toy_metrics", predictions, RAWS, headline="f1").higher_is_better
+    scored = score_table("toy_errors", predictions, RAWS)
+    assert not scored.higher_is_better
+    assert scored.kind == "mean"
+
+
+def test_a_metric_that_does_not_look_at_answers_is_taken_at_its_word():
+    scores = [[-float(k)] for k in range(10)]
+    assert score_table("toy_metrics", PREDICTIONS, RAWS, scores, headline="mean_score").higher_is_better
+
+
 def test_scores_of_options():
     one = score_table("toy_metrics", PREDICTIONS, RAWS, option_scores=[[-float(k)] for k in range(10)])
     assert one.metrics["mean_score"] == -4.5

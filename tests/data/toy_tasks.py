@@ -135,6 +135,10 @@ def mean_score(targets, scores):
     return {"mean_score": seqio.metrics.Scalar(sum(np.sum(s) for s in scores) / len(targets))}
 
 
+def error_rate(targets, predictions):
+    return {"error_rate": 100.0 - any_of(targets, predictions)["accuracy"]}
+
+
 def with_aux(targets, predictions, aux_values):
     raise AssertionError("never called")
 
@@ -142,5 +146,6 @@ def with_aux(targets, predictions, aux_values):
 add("toy_metrics", metric_fns=[any_of, f1, mean_score, with_aux])
 add("toy_objects", metric_fns=[], metric_objs=[seqio.metrics.PassthroughLegacyMetric.from_metric_fn(any_of, accepted)])
 add("toy_twice", metric_fns=[any_of, lambda targets, predictions: any_of(targets, predictions)])
+add("toy_errors", metric_fns=[error_rate])
 add("toy_unscored", metric_fns=[])
 add("toy_failing", metric_fns=[lambda targets, predictions: {"x": 1 / 0}])
