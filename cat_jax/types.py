@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
+Count = Any
+"""A whole number, or a NumPy array of them."""
+
+Prompt = Literal["encoder", "prefix"]
+"""Where a family reads an example's inputs: in an encoder, or as a prefix of the targets (a decoder-only family)."""
+
+PROMPTS = get_args(Prompt)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Token ids under SeqIO's feature-converter names; the same meaning for both model families.
+    """Token ids under SeqIO's feature-converter names; the decoder fields mean the same for every family.
 
-    Padding is id 0 with weight 0. A decoder-only model has no encoder fields; its prompt is a prefix of weight 0.
-    Segment ids and positions are present only when rows are packed: segment 0 is padding, examples count from 1.
+    Padding is id 0 with weight 0. What an example's inputs are read as is the family's `Prompt`: "encoder" has the
+    encoder fields; "prefix" has none, and the inputs stand before the targets in the decoder fields, with weight 0.
+    Segment ids and positions are present when rows are packed, and where a prefix is to be decoded from (see
+    `Model.prefill`): segment 0 is padding, examples count from 1, positions from 0 in each example.
     """
 
     decoder_target_tokens: Array  # i32[B, T]
-    decoder_input_tokens: Array  # i32[B, T]: targets shifted right, 0 at the start of each example
+    decoder_input_tokens: Array  # i32[B, T]: the same shifted right, 0 at the start of each example
     decoder_loss_weights: Array  # f32[B, T]: 1 where the target counts, 0 at padding and prompt
     encoder_input_tokens: Array | None = None  # i32[B, S]
     decoder_segment_ids: Array | None = None  # i32[B, T]
@@ -109,32 +119,98 @@ class LossOutput:
 
 
 class Model(Protocol):
-    """A language model: neither vocabulary, loss, decoding nor optimizer.
+    """A language model, an `nnx.Module` of parameters alone: neither vocabulary, loss, decoding nor optimizer.
 
-    `__call__` runs teacher-forced; dropout is off when `dropout_key` is None. `prefill` reads the prompt (encoder
-    inputs, or a decoder-only prompt) and returns the hidden state [B, D] that predicts the first new token; `step`
-    takes the tokens i32[B] just chosen and returns the hidden state that predicts the next. `cache` is a pytree.
+    Everything but `config` is traced inside `jax.jit`. A row may be all padding: what comes of it is never read, but
+    must be finite.
     """
 
-    config: Any
+    config: ModelConfig
 
-    def __call__(self, batch: Batch, *, dropout_key: Array | None = None) -> ModelOutput: ...
+    def __call__(self, batch: Batch, *, dropout_key: Array | None = None) -> ModelOutput:
+        """Runs teacher-forced.
 
-    def head(self) -> Head: ...
+        Args:
+          batch: in the form of `config.prompt`, one example a row (padded on the right) or packed. Position t of an
+            example sees its own decoder inputs up to t, and its own encoder inputs: no padding, no other example.
+          dropout_key: a typed random key, which turns dropout on; None runs without.
 
-    def prefill(self, batch: Batch, max_decode_length: int) -> tuple[Any, Array]: ...
+        Returns:
+          Hidden states [B, T, D] at the decoder's positions, in the dtype of the computation, and `head()`.
 
-    def step(self, tokens: Array, cache: Any) -> tuple[Any, Array]: ...
+        Raises:
+          ValueError: the batch is of another form.
+        """
+        ...
+
+    def head(self) -> Head:
+        """The map from hidden states [..., D] to logits [..., V], V >= `config.vocab_size`: decoding needs no batch."""
+        ...
+
+    def prefill(self, batch: Batch, max_decode_length: int) -> tuple[Any, Array]:
+        """Reads the prompts and starts decoding.
+
+        Args:
+          batch: prompts, one a row, and no targets. "encoder": i32[B, S] `encoder_input_tokens`, id 0 is padding.
+            "prefix": i32[B, T] `decoder_input_tokens`, which are 0 and then the prompt, with segment id 1 and positions
+            from 0 where it stands, and segment id 0 at padding, which may lie on the right or on the left.
+          max_decode_length: L, not traced. `step` will be called at most L - 1 times.
+
+        Returns:
+          (cache, hidden [B, D]): what `step` takes, and the state that predicts the first new token. The cache is a
+          pytree whose every array has the batch as its leading axis: rows of it can be gathered, from one cache or
+          from several of equal shapes, without knowing the family.
+
+        Raises:
+          ValueError: the batch is of another form, or packed.
+        """
+        ...
+
+    def step(self, tokens: Array, cache: Any) -> tuple[Any, Array]:
+        """Takes the tokens i32[B] just chosen; returns the next cache, of the same shapes, and the hidden state [B, D].
+
+        The hidden state is, up to rounding, what `__call__` would give at that position, and predicts the next token.
+        """
+        ...
 
 
 class ModelConfig(Protocol):
-    """A model family's configuration: JSON-able, hashable, and enough to build the model."""
+    """A family's configuration: a frozen dataclass, JSON-able, hashable, and enough to build the model.
 
-    family: str
-    vocab_size: int
+    `models.registry.register_family` makes a class known. Loading a model in another dtype replaces `dtype` and
+    `param_dtype`.
+    """
+
+    family: str  # of the class: its name in `model.json`
+    prompt: Prompt  # of the class
+    vocab_size: int  # ids that have a meaning; tables and head may be padded beyond
+    dtype: str  # of the computation, "float32" or "bfloat16"
+    param_dtype: str  # of the parameters
 
     def build(self, key: Array) -> Any:
-        """A new `Model` (an `nnx.Module`), its parameters drawn from `key`."""
+        """A new `Model`, its parameters drawn from `key` and each with logical axes (`models.axes.parameter`)."""
         ...
 
-    def to_dict(self) -> dict[str, Any]: ...
+    def forward_flops(self, input_length: Count, target_length: Count) -> Count:
+        """f64 FLOPs of one example's teacher-forced pass, head included, at lengths that include padding.
+
+        A multiply-add is 2, and only products count. Lengths may be arrays of one shape, which the result then has.
+        """
+        ...
+
+    def answer_flops(self, input_length: Count, output_length: Count) -> Count:
+        """f64 FLOPs of reading an input once and writing `output_length` tokens with a cache; counted the same way."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able fields, and `family`. Equal configurations give equal dictionaries: models are named by them."""
+        ...
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Any:
+        """The inverse of `to_dict`.
+
+        Raises:
+          UserError: a field is unknown, missing or out of range; names it.
+        """
+        ...

@@ -1,4 +1,7 @@
-"""Fills batches: where each example goes is decided elsewhere (in a row of its own, or packed with others)."""
+"""Fills batches: where each example goes is decided elsewhere (in a row of its own, or packed with others).
+
+An example's inputs stand on the encoder's side, or on the decoder's before its targets, as the model reads them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cat_jax.data.columns import row_columns
 from cat_jax.data.signal import SignalReader, read_many
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.tokens import Ragged, TokenSource, spread, token_sources
-from cat_jax.types import Batch, TeacherSignal
+from cat_jax.errors import UserError
+from cat_jax.types import Batch, Prompt, TeacherSignal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +25,8 @@ class Placement:
     tasks: np.ndarray
     indices: np.ndarray  # of the example within its task's store
     rows: np.ndarray
-    input_columns: np.ndarray
-    target_columns: np.ndarray
+    encoder_columns: np.ndarray  # where the example begins on each side
+    decoder_columns: np.ndarray
     segments: np.ndarray  # 1, 2, ... within each row
 
     def of_rows(self, start: int, stop: int) -> Placement:
@@ -59,6 +64,10 @@ class Assembler:
       feature_lengths: the length to pad each feature to.
       signals: the readers of the stored teacher signal by task name; None for no signal.
       memory_bytes, memory_examples: how much may be held in memory; more is read from the files as it comes.
+      prompt: where the model reads the inputs.
+
+    Raises:
+      UserError: an encoder is to read inputs that the stores do not have.
     """
 
     def __init__(
@@ -68,9 +77,15 @@ class Assembler:
         signals: Mapping[str, SignalReader] | None = None,
         memory_bytes: int = 1 << 30,
         memory_examples: int = 1_000_000,
+        prompt: Prompt = "encoder",
     ):
-        self._stores = list(stores)
-        self._lengths = {name: feature_lengths[name] for name in self._stores[0].manifest.features}
+        self._stores, self._prompt = list(stores), prompt
+        if prompt == "encoder" and not stores[0].has_inputs:
+            raise UserError(
+                f"the examples of {stores[0].directory} have no inputs for the model's encoder to read",
+                "use a decoder-only model, or a task that has inputs",
+            )
+        self._columns = row_columns(stores[0].manifest.features, feature_lengths, prompt)
         self._sources: list[TokenSource] = token_sources(self._stores, memory_bytes, memory_examples)
         self._readers = None if signals is None else [signals[store.task] for store in self._stores]
 
@@ -86,28 +101,30 @@ class Assembler:
         return HostBatch(batch, signal)
 
     def _fill(self, placement: Placement, num_rows: int, packed: bool) -> tuple[Batch, TeacherSignal | None]:
-        sides = {name: _Side(num_rows, length, packed) for name, length in self._lengths.items()}
-        targets = sides["targets"]
-        task_ids = np.zeros(targets.size, np.int32)
+        encoder, decoder = (_Side(num_rows, columns, packed) for columns in self._columns)
+        weights, task_ids = np.zeros(decoder.size, np.float32), np.zeros(decoder.size, np.int32)
         signal: dict[str, np.ndarray] = {}
         for task in np.unique(placement.tasks).tolist():
             [places] = np.nonzero(placement.tasks == task)
             rows, segments, indices = (a[places] for a in (placement.rows, placement.segments, placement.indices))
             tokens = self._sources[task].gather(indices)
-            columns = {"inputs": placement.input_columns[places], "targets": placement.target_columns[places]}
-            for name, side in sides.items():
-                side.add(tokens[name], rows, columns[name], segments)
-            cells = targets.cells(rows, columns["targets"], tokens["targets"].lengths)
-            task_ids[cells] = task
+            inputs, targets, begin = tokens.get("inputs"), tokens["targets"], placement.decoder_columns[places]
+            prefix = np.zeros_like(targets.lengths)
+            if inputs is not None and self._prompt == "encoder":
+                encoder.add(inputs, rows, placement.encoder_columns[places], segments, prefix)
+            elif inputs is not None:
+                decoder.add(inputs, rows, begin, segments, prefix)
+                prefix = inputs.lengths
+            cells = decoder.add(targets, rows, begin + prefix, segments, prefix)
+            weights[cells], task_ids[cells] = 1, task
             if self._readers is not None:
-                self._add_signal(signal, task, indices, tokens["targets"].lengths, cells, targets.size)
-        shape = (num_rows, self._lengths["targets"])
-        batch = _batch(sides, task_ids.reshape(shape))
+                self._add_signal(signal, task, indices, targets.lengths, cells, decoder.size)
+        batch = _batch(encoder if self._prompt == "encoder" else None, decoder, weights, task_ids)
         if self._readers is None:
             return batch, None
         if not signal:  # a host whose rows are all padding still needs arrays of the right kind
-            self._add_signal(signal, 0, np.zeros(1, np.int64), self._num_targets(0), np.zeros(0, int), targets.size)
-        padded = {name: flat.reshape(*shape, *flat.shape[1:]) for name, flat in signal.items()}
+            self._add_signal(signal, 0, np.zeros(1, np.int64), self._num_targets(0), np.zeros(0, int), decoder.size)
+        padded = {name: flat.reshape(num_rows, -1, *flat.shape[1:]) for name, flat in signal.items()}
         return batch, self._readers[0].assemble(padded)
 
     def _num_targets(self, task: int) -> np.ndarray:
@@ -131,57 +148,53 @@ class Assembler:
 
 
 class _Side:
-    """One feature's arrays of a batch, flat: [rows * length]."""
+    """The encoder's or the decoder's arrays of a batch, flat: [rows * columns]."""
 
-    def __init__(self, rows: int, length: int, packed: bool):
-        self._length, self.size = length, rows * length
-        self.tokens, self.present = np.zeros(self.size, np.int32), np.zeros(self.size, bool)
+    def __init__(self, rows: int, columns: int, packed: bool):
+        self._columns, self.size = columns, rows * columns
+        self.tokens = np.zeros(self.size, np.int32)
         self.segments = np.zeros(self.size, np.int32) if packed else None
         self.positions = np.zeros(self.size, np.int32) if packed else None
 
-    def cells(self, rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """The flat places of rows of `lengths` tokens that start at (rows, columns)."""
-        return spread(rows * self._length + columns, lengths)
-
-    def add(self, tokens: Ragged, rows: np.ndarray, columns: np.ndarray, segments: np.ndarray) -> None:
-        cells = self.cells(rows, columns, tokens.lengths)
+    def add(
+        self, tokens: Ragged, rows: np.ndarray, columns: np.ndarray, segments: np.ndarray, positions: np.ndarray
+    ) -> np.ndarray:
+        """Puts tokens at (rows, columns), the first of each example at its position; returns their flat places."""
+        cells = spread(rows * self._columns + columns, tokens.lengths)
         self.tokens[cells] = tokens.flat[spread(tokens.starts, tokens.lengths)]
-        self.present[cells] = True
         if self.segments is not None and self.positions is not None:
             self.segments[cells] = np.repeat(segments, tokens.lengths)
-            self.positions[cells] = spread(np.zeros_like(tokens.lengths), tokens.lengths)
+            self.positions[cells] = spread(positions, tokens.lengths)
+        return cells
 
     def table(self, flat: np.ndarray) -> np.ndarray:
-        return flat.reshape(-1, self._length)
+        """[rows, columns]."""
+        return flat.reshape(-1, self._columns)
 
 
-def _batch(sides: Mapping[str, _Side], task_ids: np.ndarray) -> Batch:
-    """An encoder-decoder batch under SeqIO's names; without inputs, a decoder's alone."""
-    targets = sides["targets"]
+def _batch(encoder: _Side | None, decoder: _Side, weights: np.ndarray, task_ids: np.ndarray) -> Batch:
+    """A batch under SeqIO's names."""
     fields = {
-        "decoder_target_tokens": targets.table(targets.tokens),
-        "decoder_input_tokens": _shifted(targets),
-        "decoder_loss_weights": targets.table(targets.present).astype(np.float32),
-        "task_ids": task_ids,
+        "decoder_target_tokens": decoder.table(decoder.tokens),
+        "decoder_input_tokens": _shifted(decoder),
+        "decoder_loss_weights": decoder.table(weights),
+        "task_ids": decoder.table(task_ids),
     }
-    for name, prefix in (("targets", "decoder"), ("inputs", "encoder")):
-        side = sides.get(name)
-        if side is None:
-            continue
-        if name == "inputs":
-            fields["encoder_input_tokens"] = side.table(side.tokens)
-        if side.segments is not None and side.positions is not None:
-            fields[f"{prefix}_segment_ids"] = side.table(side.segments)
-            fields[f"{prefix}_positions"] = side.table(side.positions)
+    if encoder is not None:
+        fields["encoder_input_tokens"] = encoder.table(encoder.tokens)
+    for name, side in (("decoder", decoder), ("encoder", encoder)):
+        if side is not None and side.segments is not None and side.positions is not None:
+            fields[f"{name}_segment_ids"] = side.table(side.segments)
+            fields[f"{name}_positions"] = side.table(side.positions)
     return Batch(**fields)
 
 
-def _shifted(targets: _Side) -> np.ndarray:
-    """The targets one place later, 0 where a row or a packed example begins (as seqio.autoregressive_inputs)."""
-    tokens = targets.table(targets.tokens)
+def _shifted(decoder: _Side) -> np.ndarray:
+    """The tokens one place later, 0 where a row or a packed example begins (as seqio.autoregressive_inputs)."""
+    tokens = decoder.table(decoder.tokens)
     shifted = np.zeros_like(tokens)
     shifted[:, 1:] = tokens[:, :-1]
-    if targets.segments is not None:
-        segments = targets.table(targets.segments)
+    if decoder.segments is not None:
+        segments = decoder.table(decoder.segments)
         shifted[:, 1:] *= segments[:, 1:] == segments[:, :-1]
     return shifted

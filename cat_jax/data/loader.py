@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from cat_jax.data.assemble import Assembler, HostBatch
+from cat_jax.data.columns import columns, row_columns
 from cat_jax.data.manifest import FeatureInfo
 from cat_jax.data.mixture import open_stores
 from cat_jax.data.order import ExampleOrder
@@ -18,6 +19,7 @@ from cat_jax.data.signal import SignalReader
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint
+from cat_jax.types import Prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,7 @@ def make_train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     signals: Mapping[str, SignalReader] | None = None,
+    prompt: Prompt = "encoder",
 ) -> TrainIterator:
     """The batches of a prepared task or mixture for one host.
 
@@ -99,16 +102,18 @@ def make_train_iterator(
       process_index: which host this is.
       process_count: how many hosts there are.
       signals: readers of the stored teacher signal, one for each task name; None for none.
+      prompt: where the model reads the inputs. As a prefix they share a row of inputs + targets columns.
 
     Raises:
-      UserError: no such store; features longer than `feature_lengths`; rows that do not divide among the hosts.
+      UserError: no such store; features longer than `feature_lengths`; rows that do not divide among the hosts; no
+        inputs for an encoder.
     """
     stores, rates = open_stores(config.store_dir, config.mixture_or_task, config.split, config.feature_lengths)
     names = [store.task for store in stores]
     order = ExampleOrder(
         [len(store) for store in stores], rates, names, config.seed if config.shuffle else None, config.num_epochs
     )
-    assembler = _assembler(config, stores, signals)
+    assembler = _assembler(config, stores, signals, prompt)
     identity = {
         "stores": [store.fingerprint for store in stores],
         "rates": rates,
@@ -116,7 +121,12 @@ def make_train_iterator(
         "pack": dict(config.feature_lengths) if config.pack else None,
     }
     rows = host_rows(config.batch_size, process_index, process_count)
-    batches = (_PackedBatches if config.pack else _PaddedBatches)(config, order, assembler, rows, identity, stores)
+    if config.pack:
+        identity |= {} if prompt == "encoder" else {"prompt": prompt}  # other examples share a row
+        packer = _packer(config, order, stores, prompt)
+        batches = _PackedBatches(config, order, assembler, rows, identity, packer=packer)
+    else:
+        batches = _PaddedBatches(config, order, assembler, rows, identity)
     return TrainIterator(batches, stores, config.prefetch)
 
 
@@ -126,6 +136,7 @@ def make_eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     signals: Mapping[str, SignalReader] | None = None,
+    prompt: Prompt = "encoder",
     indices: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[HostBatch, np.ndarray]]:
     """One pass in the store's order, one example a row, the last batch filled up with rows of padding.
@@ -137,6 +148,7 @@ def make_eval_batches(
       process_index: which host this is.
       process_count: how many hosts there are.
       signals: readers of the stored teacher signal, one for each task name; None for none.
+      prompt: where the model reads the inputs.
       indices: the examples to read and their order instead of all; for a single task only.
 
     Yields:
@@ -146,7 +158,7 @@ def make_eval_batches(
     stores, _ = open_stores(config.store_dir, config.mixture_or_task, config.split, config.feature_lengths)
     if indices is not None and len(stores) > 1:
         raise ValueError("indices select examples of a single task")
-    assembler = _assembler(config, stores, signals)
+    assembler = _assembler(config, stores, signals, prompt)
     start, stop = host_rows(config.batch_size, process_index, process_count)
     chosen = [np.arange(len(store)) for store in stores] if indices is None else [np.asarray(indices, np.int64)]
     tasks = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
@@ -174,9 +186,18 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> tuple[
 
 
 def _assembler(
-    config: DatasetConfig, stores: Sequence[ExampleStore], signals: Mapping[str, SignalReader] | None
+    config: DatasetConfig,
+    stores: Sequence[ExampleStore],
+    signals: Mapping[str, SignalReader] | None,
+    prompt: Prompt,
 ) -> Assembler:
-    return Assembler(stores, config.feature_lengths, signals, config.memory_bytes, config.memory_examples)
+    return Assembler(stores, config.feature_lengths, signals, config.memory_bytes, config.memory_examples, prompt)
+
+
+def _packer(config: DatasetConfig, order: ExampleOrder, stores: Sequence[ExampleStore], prompt: Prompt) -> Packer:
+    capacity = row_columns(stores[0].manifest.features, config.feature_lengths, prompt)
+    lengths = [columns(store.lengths, prompt) for store in stores]
+    return Packer(order, lengths, config.batch_size, capacity, patience=max(8, config.batch_size // 8))
 
 
 class _Batches(grain.DatasetIterator[HostBatch]):
@@ -189,7 +210,6 @@ class _Batches(grain.DatasetIterator[HostBatch]):
         assembler: Assembler,
         rows: tuple[int, int],
         identity: Mapping[str, Any],
-        stores: Sequence[ExampleStore],
     ):
         super().__init__()
         self._order, self._assembler, self._rows = order, assembler, rows
@@ -231,14 +251,9 @@ class _PaddedBatches(_Batches):
 class _PackedBatches(_Batches):
     """Several examples a row."""
 
-    def __init__(self, config: DatasetConfig, *args: Any):
-        super().__init__(config, *args)
-        stores: Sequence[ExampleStore] = args[-1]
-        capacity = (config.feature_lengths.get("inputs", 0), config.feature_lengths["targets"])
-        patience = max(8, config.batch_size // 8)
-        lengths = [store.lengths for store in stores]
-        self._packer = Packer(self._order, lengths, config.batch_size, capacity, patience)
-        self._state = PackState()
+    def __init__(self, *args: Any, packer: Packer):
+        super().__init__(*args)
+        self._packer, self._state = packer, PackState()
 
     def __next__(self) -> HostBatch:
         planned = self._packer.plan(self._state)

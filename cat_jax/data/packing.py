@@ -31,9 +31,9 @@ class Packer:
 
     Args:
       order: the stream of examples.
-      lengths: of each task's store, i32[num_examples, 2] (inputs, targets).
+      lengths: of each task's store, i32[num_examples, 2]: columns of the encoder's and the decoder's side.
       num_rows: of the global batch.
-      capacity: (inputs, targets) tokens of a row.
+      capacity: columns of a row, on either side.
       patience: how many examples may wait before a batch is closed.
     """
 
@@ -63,7 +63,7 @@ class Packer:
         return (rows.placement(), PackState(position, tuple(waiting))) if rows.placed else None
 
     def _example(self, position: int) -> tuple[int, int, int, int]:
-        """(task, index, inputs, targets) at a stream position; found for a chunk of positions at once."""
+        """(task, index, columns of either side) at a stream position; found for a chunk of positions at once."""
         start, chunk = self._chunk
         if not start <= position < start + len(chunk):
             start = position // self._CHUNK * self._CHUNK
@@ -88,18 +88,18 @@ class _Rows:
         self.placed: list[tuple[int, int, int, int, int, int]] = []
 
     def place(self, example: tuple[int, int, int, int]) -> bool:
-        """Puts the example into the first row with room for its inputs and its targets, if there is one."""
-        task, index, inputs, targets = example
+        """Puts the example into the first row with room for it on both sides, if there is one."""
+        task, index, encoder, decoder = example
         room = self._room
-        fits = (room[0] >= inputs) & (room[1] >= targets)
+        fits = (room[0] >= encoder) & (room[1] >= decoder)
         row = int(fits.argmax())
         if not fits[row]:
             return False
         self._counts[row] += 1
         columns = self._capacity[0] - int(room[0, row]), self._capacity[1] - int(room[1, row])
         self.placed.append((task, index, row, *columns, self._counts[row]))
-        room[0, row] -= inputs
-        room[1, row] -= targets
+        room[0, row] -= encoder
+        room[1, row] -= decoder
         return True
 
     def placement(self) -> Placement:

@@ -17,13 +17,14 @@ from cat_jax.errors import UserError
 from cat_jax.evaluate.job import Job
 from cat_jax.evaluate.options import FIELD
 from cat_jax.files import cannot_write
-from cat_jax.models.flops import answer_flops, parameter_count
+from cat_jax.models.flops import parameter_count
 from cat_jax.table import TableInfo, write_table
+from cat_jax.types import ModelConfig
 
 logger = logging.getLogger(__name__)
 
 
-def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
+def write_answers(job: Job, answers: pa.Table, config: ModelConfig) -> None:
     """Writes the table of a job, then forgets the parts it was made of. The task's module must be loaded.
 
     Args:
@@ -96,14 +97,14 @@ def _texts(job: Job, answers: pa.Table, raws: Sequence[dict[str, Any]]) -> list[
     return [seqio_task.decode(vocabulary, tokens) for tokens in answers["prediction_tokens"].to_pylist()]
 
 
-def _flops(config: Any, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
+def _flops(config: ModelConfig, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
     """f64[N]: reading the input once, then writing the answer, or feeding each option."""
     if answers["option_lengths"].null_count:
-        return answer_flops(config, input_lengths, written)
-    prompt = answer_flops(config, input_lengths, 0)
+        return config.answer_flops(input_lengths, written)
+    prompt = config.answer_flops(input_lengths, 0)
     of_example = np.repeat(np.arange(len(prompt)), _list_lengths(answers, "option_lengths"))
     lengths = answers["option_lengths"].combine_chunks().flatten().to_numpy()
-    options = answer_flops(config, input_lengths[of_example], lengths) - prompt[of_example]
+    options = config.answer_flops(input_lengths[of_example], lengths) - prompt[of_example]
     return prompt + np.bincount(of_example, weights=options, minlength=len(prompt))
 
 

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from cat_jax.errors import UserError
 from cat_jax.models.t5_config import T5Config
+from cat_jax.types import PROMPTS
 
-MODEL_FAMILIES: dict[str, Any] = {T5Config.family: T5Config}
-"""Family name to configuration class."""
+MODEL_FAMILIES: dict[str, Any] = {}
+"""Family name to configuration class, a `types.ModelConfig`."""
+
+Config = TypeVar("Config", bound=type)
+
+
+def register_family(config: Config) -> Config:
+    """Makes a family known, by the `family` of its configuration class; a decorator.
+
+    Raises:
+        UserError: another class has that name, or its `prompt` is none of `types.PROMPTS`.
+    """
+    name, where = config.family, f"{config.__module__}.{config.__qualname__}"
+    known = MODEL_FAMILIES.get(name, config)
+    if (known.__module__, known.__qualname__) != (config.__module__, config.__qualname__):
+        raise UserError(
+            f"{where} would be the model family {name!r}, which {known.__module__}.{known.__qualname__} is already",
+            "give it another `family`",
+        )
+    if config.prompt not in PROMPTS:
+        raise UserError(f"{where}.prompt is {config.prompt!r}", f"give one of {', '.join(PROMPTS)}")
+    MODEL_FAMILIES[name] = config
+    return config
+
+
+register_family(T5Config)
 
 
 def config_from_dict(fields: Mapping[str, Any]) -> Any:
@@ -23,5 +48,8 @@ def config_from_dict(fields: Mapping[str, Any]) -> Any:
     """
     family = fields.get("family")
     if family not in MODEL_FAMILIES:
-        raise UserError(f"unknown model family {family!r}", f"give one of {', '.join(sorted(MODEL_FAMILIES))}")
+        known = ", ".join(sorted(MODEL_FAMILIES))
+        raise UserError(
+            f"unknown model family {family!r}", f"give one of {known}, or import the module that registers it"
+        )
     return MODEL_FAMILIES[family].from_dict(fields)

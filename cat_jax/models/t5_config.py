@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # reading a configuration must not wait for JAX
     import jax
 
     from cat_jax.models.t5 import T5
+    from cat_jax.types import Count, Prompt
 
 ACTIVATION_NAMES = ("gelu", "gelu_exact", "relu", "silu", "linear")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -57,6 +58,7 @@ class T5Config:
     """
 
     family: ClassVar[str] = "t5"
+    prompt: ClassVar[Prompt] = "encoder"
 
     vocab_size: int
     embed_dim: int
@@ -111,6 +113,18 @@ class T5Config:
         from cat_jax.models.t5 import T5
 
         return T5(self, key)
+
+    def forward_flops(self, input_length: Count, target_length: Count) -> Count:
+        """FLOPs of one example's teacher-forced pass; see `models.t5_flops`."""
+        from cat_jax.models.t5_flops import forward_flops
+
+        return forward_flops(self, input_length, target_length)
+
+    def answer_flops(self, input_length: Count, output_length: Count) -> Count:
+        """FLOPs of answering one example; see `models.t5_flops`."""
+        from cat_jax.models.t5_flops import answer_flops
+
+        return answer_flops(self, input_length, output_length)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `family` included."""

@@ -17,7 +17,7 @@ from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.evaluate.job import EvaluatedModel
 from cat_jax.evaluate.run import evaluate
-from cat_jax.models.flops import answer_flops, parameter_count
+from cat_jax.models.flops import parameter_count
 from cat_jax.table import read_table
 
 HERE = pathlib.Path(__file__).parent
@@ -78,7 +78,7 @@ def test_generated_rows(world, tables):
         assert row["target_length"] == len(example.targets)
         count = row["prediction_length"]
         assert {len(row[name]) for name in ("prediction_tokens", "token_logprobs", "token_margins")} == {count}
-        assert row["flops"] == answer_flops(small_world.CONFIG, len(example.inputs), count)
+        assert row["flops"] == small_world.CONFIG.answer_flops(len(example.inputs), count)
         assert row["score"] == float(row["prediction"] == row["target"])
         assert row["options"] is None
     assert (info.mode, info.metric, info.metric_kind, info.step) == ("generate", "accuracy", "mean", 3)
@@ -96,8 +96,8 @@ def test_scored_rows(tables):
         assert row["prediction"] == row["options"][best]
         assert row["option_lengths"] == [len(option) + 1 for option in row["options"]]
         np.testing.assert_allclose(sum(row["token_logprobs"]), row["option_scores"][best], rtol=1e-5)
-        prompt = answer_flops(config, row["input_length"], 0)
-        options = sum(answer_flops(config, row["input_length"], n) - prompt for n in row["option_lengths"])
+        prompt = config.answer_flops(row["input_length"], 0)
+        options = sum(config.answer_flops(row["input_length"], n) - prompt for n in row["option_lengths"])
         np.testing.assert_allclose(row["flops"], prompt + options, rtol=1e-12)
     assert (info.mode, info.settings) == ("score", {"option_normalization": "sum", "dtype": None})
     assert len({row["prediction_length"] for row in table.to_pylist()}) > 1
