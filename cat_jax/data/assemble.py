@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -174,7 +175,7 @@ class _Side:
 
 def _batch(encoder: _Side | None, decoder: _Side, weights: np.ndarray, task_ids: np.ndarray) -> Batch:
     """A batch under SeqIO's names."""
-    fields = {
+    fields: dict[str, Any] = {
         "decoder_target_tokens": decoder.table(decoder.tokens),
         "decoder_input_tokens": _shifted(decoder),
         "decoder_loss_weights": decoder.table(weights),

@@ -19,12 +19,11 @@ from cat_jax.evaluate.options import FIELD
 from cat_jax.files import cannot_write
 from cat_jax.models.flops import parameter_count
 from cat_jax.table import TableInfo, write_table
-from cat_jax.types import ModelConfig
 
 logger = logging.getLogger(__name__)
 
 
-def write_answers(job: Job, answers: pa.Table, config: ModelConfig) -> None:
+def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
     """Writes the table of a job, then forgets the parts it was made of. The task's module must be loaded.
 
     Args:
@@ -97,7 +96,7 @@ def _texts(job: Job, answers: pa.Table, raws: Sequence[dict[str, Any]]) -> list[
     return [seqio_task.decode(vocabulary, tokens) for tokens in answers["prediction_tokens"].to_pylist()]
 
 
-def _flops(config: ModelConfig, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
+def _flops(config: Any, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
     """f64[N]: reading the input once, then writing the answer, or feeding each option."""
     if answers["option_lengths"].null_count:
         return config.answer_flops(input_lengths, written)
