@@ -1,8 +1,7 @@
-"""From per-example tables to results.json, report.html and curve.svg: the entry point of the room."""
+"""From per-example tables to results.json: the entry point of the room."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,29 +14,13 @@ from cat_jax.cascade.confidence import ConfidenceRule, parse_rule
 from cat_jax.cascade.inputs import Inputs, load_inputs
 from cat_jax.cascade.measure import Reading
 from cat_jax.cascade.quality import MetricFunction
-from cat_jax.cascade.report import render_report
 from cat_jax.cascade.results import describe, measurements, operation
-from cat_jax.cascade.standalone import standalone_curve
-from cat_jax.cascade.text import objectives_table
 from cat_jax.cascade.threshold import Target, parse_target
 from cat_jax.cascade.training import training_histories
 from cat_jax.errors import UserError
-from cat_jax.files import atomic_write, write_json
+from cat_jax.files import write_json
 
 VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class CascadeReport:
-    """What `cascade` made."""
-
-    results: dict[str, Any]
-    """The content of results.json; docs/cascade.md describes it."""
-    table: str
-    """The table of objectives as plain text."""
-    results_path: pathlib.Path
-    report_path: pathlib.Path
-    picture_path: pathlib.Path
 
 
 def cascade(
@@ -61,18 +44,18 @@ def cascade(
     histories: Mapping[str, str | os.PathLike] | None = None,
     configs: Mapping[str, str] | None = None,
     title: str = "Cascade report",
-) -> CascadeReport:
+) -> dict[str, Any]:
     """Compares training objectives by the cascades that their small models make with one large model.
 
-    Reads `<tables_dir>/<model>/<task>.<split>.parquet` for every model, task and split, and writes results.json,
-    report.html and curve.svg into `output_dir`, each whole or not at all. Equal input gives equal bytes.
+    Reads `<tables_dir>/<model>/<task>.<split>.parquet` for every model, task and split, and writes results.json into
+    `output_dir`, whole or not at all. Equal input gives equal bytes. `report.files` makes a page of it.
 
     Args:
       tables_dir: holds one directory per model.
       large: name of the large model.
       students: from each small model's name to its (objective, seed).
       tasks: task names; with several, pooled curves are drawn too.
-      output_dir: for the three files.
+      output_dir: for results.json.
       test_split: the split that everything is reported on.
       validation_split: the split that thresholds are picked on; None for no thresholds.
       rules: confidence rules. The first draws the report; the others are compared with it in one table.
@@ -89,8 +72,11 @@ def cascade(
       configs: from a name to the text of an operative configuration, shown in the report.
       title: heading of the report.
 
+    Returns:
+      The content of results.json; docs/cascade.md describes it.
+
     Raises:
-      UserError: tables that are missing or do not fit, an unknown rule, target or objective, or files that cannot be
+      UserError: tables that are missing or do not fit, an unknown rule, target or objective, or a file that cannot be
         written.
     """
     parsed = [parse_rule(rule) for rule in rules]
@@ -107,7 +93,9 @@ def cascade(
     results |= measurements(inputs, test_split, parsed, reading, draws, level)
     results |= operation(inputs, test_split, validation_split, parsed[0], aims, draws, level)
     results["training"] = training_histories(inputs.objectives, histories or {})
-    return _write(jsonable(results), pathlib.Path(output_dir))
+    results = jsonable(results)
+    write_json(pathlib.Path(output_dir) / "results.json", results)
+    return results
 
 
 def _settings(
@@ -161,17 +149,3 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None if np.isnan(value) else ("inf" if value > 0 else "-inf")
     return value
-
-
-def _write(results: dict[str, Any], output_dir: pathlib.Path) -> CascadeReport:
-    made = CascadeReport(
-        results,
-        objectives_table(results),
-        output_dir / "results.json",
-        output_dir / "report.html",
-        output_dir / "curve.svg",
-    )
-    write_json(made.results_path, results)
-    atomic_write(made.report_path, render_report(results).encode())
-    atomic_write(made.picture_path, standalone_curve(results).encode())
-    return made

@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, _ = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration
+    from cat_jax.report.files import write_report
 
     command = configuration.configure(configuration.of_flags(flags), "cascade")
     given = command.arguments
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         given["tasks"] = tasks_of(given["tables_dir"], given["large"], given["test_split"])
     if given.get("configs"):
         given["configs"] = {name: text_or_file(value) for name, value in given["configs"].items()}
-    report = command.call()
+    report = write_report(command.call(), given["output_dir"])
     save_configuration(given["output_dir"], command)
     print(report.table)
     print(f"report: {report.report_path}")

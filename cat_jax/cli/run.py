@@ -56,6 +56,6 @@ def run(
 
 def table_of(report: pathlib.Path) -> str:
     """The table of objectives of a report, as text."""
-    from cat_jax.cascade.text import objectives_table
+    from cat_jax.report.text import objectives_table
 
     return objectives_table(read_json(report.parent / "results.json", "results", "run it again"))

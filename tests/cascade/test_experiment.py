@@ -14,7 +14,7 @@ from cat_jax.table import read_table, table_path
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """An experiment of four tasks, four objectives and two seeds, and its report."""
+    """An experiment of four tasks, four objectives and two seeds, and its results."""
     root = tmp_path_factory.mktemp("cascade")
     students = cascade_tables.experiment(root / "tables", count=60)
     histories = {name: cascade_tables.history(root / f"{name}.jsonl") for name in students}
@@ -32,21 +32,21 @@ def made(tmp_path_factory):
 
 
 def test_results_are_on_disk_as_returned(made):
-    _, _, report = made
-    assert json.loads(report.results_path.read_text()) == report.results
-    assert "Infinity" not in report.results_path.read_text()
-    assert "NaN" not in report.results_path.read_text()
+    root, _, results = made
+    written = (root / "out" / "results.json").read_text()
+    assert json.loads(written) == results
+    assert "Infinity" not in written
+    assert "NaN" not in written
 
 
 def test_equal_input_gives_equal_bytes(made):
-    root, arguments, report = made
-    again = cascade(output_dir=root / "again", **arguments)
-    for name in ("results_path", "report_path", "picture_path"):
-        assert getattr(again, name).read_bytes() == getattr(report, name).read_bytes()
+    root, arguments, _ = made
+    cascade(output_dir=root / "again", **arguments)
+    assert (root / "again" / "results.json").read_bytes() == (root / "out" / "results.json").read_bytes()
 
 
 def test_rows_in_another_order_give_the_same_results(made, tmp_path):
-    root, arguments, report = made
+    root, arguments, results = made
     for task in arguments["tasks"]:
         for model in ("teacher", *arguments["students"]):
             for split in ("validation", "test"):
@@ -56,12 +56,12 @@ def test_rows_in_another_order_give_the_same_results(made, tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pq.write_table(shuffled, path)
     again = cascade(output_dir=tmp_path / "out", **arguments | {"tables_dir": tmp_path})
-    assert again.results == report.results
+    assert again == results
 
 
 def test_curve_ends_are_the_metrics_of_the_tables(made):
-    root, _, report = made
-    results = report.results
+    root, _, results = made
+    results = results
     for task in cascade_tables.TASKS:
         for objective in results["objectives"]:
             found = results["summary"][f"task:{task}"][objective]
@@ -75,26 +75,26 @@ def test_curve_ends_are_the_metrics_of_the_tables(made):
 
 
 def test_pooled_numbers_are_those_of_all_examples(made):
-    root, arguments, report = made
+    root, arguments, results = made
     scores = [
         np.mean(read_table(table_path(root / "tables", "xent-0", task, "test"))[0].column("score").to_pylist())
         for task in arguments["tasks"]
     ]
-    pooled = report.results["summary"]["pooled"]["xent"]
+    pooled = results["summary"]["pooled"]["xent"]
     assert pooled["small_quality"]["seeds"]["0"] == pytest.approx(np.mean(scores))
-    equal = report.results["summary"]["equal_rates"]["xent"]
+    equal = results["summary"]["equal_rates"]["xent"]
     for name in ("small_quality", "large_quality"):
         assert equal[name]["mean"] == pytest.approx(pooled[name]["mean"])
     assert equal["auc_df"]["mean"] != pytest.approx(pooled["auc_df"]["mean"], abs=1e-3)
-    assert report.results["pooling"] == "mean over examples"
+    assert results["pooling"] == "mean over examples"
 
 
 def test_differences_are_those_of_the_seeds(made):
-    _, _, report = made
-    for scope, differences in report.results["differences"].items():
+    _, _, results = made
+    for scope, differences in results["differences"].items():
         assert set(differences) == {"dist", "cat_xent", "cat_dist"}
         for objective, found in differences.items():
-            ours, theirs = (report.results["summary"][scope][o]["auc_df"] for o in (objective, "xent"))
+            ours, theirs = (results["summary"][scope][o]["auc_df"] for o in (objective, "xent"))
             assert found["auc_df"]["mean"] == pytest.approx(ours["mean"] - theirs["mean"], abs=1e-9)
             for seed, value in found["auc_df"]["seeds"].items():
                 assert value == pytest.approx(ours["seeds"][seed] - theirs["seeds"][seed], abs=1e-9)
@@ -103,11 +103,11 @@ def test_differences_are_those_of_the_seeds(made):
 
 
 def test_thresholds_meet_their_targets_on_validation(made):
-    _, _, report = made
-    rows = report.results["thresholds"]["pooled"]
+    _, _, results = made
+    rows = results["thresholds"]["pooled"]
     assert [(r["target"], r["objective"]) for r in rows[:2]] == [("rate=0.3", "xent"), ("rate=0.3", "dist")]
     assert len(rows) == 12
-    large = report.results["thresholds"]
+    large = results["thresholds"]
     for row in rows:
         if row["target"] == "rate=0.3":
             assert row["validation"]["rate"] <= 0.3
@@ -120,8 +120,8 @@ def test_thresholds_meet_their_targets_on_validation(made):
 
 
 def test_samples_say_who_answered(made):
-    _, _, report = made
-    samples = report.results["samples"]
+    _, _, results = made
+    samples = results["samples"]
     assert samples["student"] in made[1]["students"]
     assert 12 <= len(samples["rows"]) <= 18
     assert len({row["case"] for row in samples["rows"]}) >= 4
@@ -132,11 +132,11 @@ def test_samples_say_who_answered(made):
 
 
 def test_four_cells_add_up_and_give_the_accuracies(made):
-    _, _, report = made
-    for scope, by_objective in report.results["cells"].items():
+    _, _, results = made
+    for scope, by_objective in results["cells"].items():
         for objective, cells in by_objective.items():
             assert sum(cells.values()) == pytest.approx(1)
-            found = report.results["summary"][scope][objective]
+            found = results["summary"][scope][objective]
             assert 100 * (cells["both_right"] + cells["small_only_right"]) == pytest.approx(
                 found["small_quality"]["mean"]
             )
@@ -145,22 +145,10 @@ def test_four_cells_add_up_and_give_the_accuracies(made):
             )
 
 
-def test_the_text_table_says_the_headline(made):
-    _, _, report = made
-    lines = report.table.splitlines()
-    assert lines[1].split("  ")[0] == "objective"
-    assert [line.split()[0] for line in lines[2:6]] == ["xent", "dist", "cat_xent", "cat_dist"]
-    area = report.results["summary"]["pooled"]["cat_xent"]["auc_df"]
-    assert f"{area['mean']:.1f} [{area['interval'][0]:.1f}, {area['interval'][1]:.1f}]" in lines[4]
-    kept = report.results["training"]["cat_xent"]["kept_fraction"]["mean"]
-    assert lines[4].endswith(f"{100 * kept:.1f} %")
-    assert lines[6].startswith("dist minus xent: AUC-DF ")
-
-
 def test_one_task_has_no_pooled_scopes(made, tmp_path):
     _, arguments, _ = made
     changed = {"tasks": ["speak_en"], "resamples": 5, "histories": None, "validation_split": None}
-    found = cascade(output_dir=tmp_path, **arguments | changed).results
+    found = cascade(output_dir=tmp_path, **arguments | changed)
     assert found["scopes"] == ["task:speak_en"]
     assert found["headline_scope"] == "task:speak_en"
     assert found["thresholds"] == {}
@@ -170,11 +158,10 @@ def test_one_task_has_no_pooled_scopes(made, tmp_path):
 
 def test_no_resamples_give_no_intervals(made, tmp_path):
     _, arguments, _ = made
-    report = cascade(output_dir=tmp_path, **arguments | {"resamples": 0})
-    found = report.results["summary"]["pooled"]["xent"]["auc_df"]
+    results = cascade(output_dir=tmp_path, **arguments | {"resamples": 0})
+    found = results["summary"]["pooled"]["xent"]["auc_df"]
     assert found["interval"] is None
     assert found["nested"] is None
-    assert "No interval was computed." in report.report_path.read_text()
 
 
 def write_corpus(tmp_path, task="mt"):
@@ -201,7 +188,7 @@ def write_corpus(tmp_path, task="mt"):
 def test_a_corpus_metric_has_neither_cells_nor_ideal(tmp_path):
     students = write_corpus(tmp_path)
     arguments = {"tables_dir": tmp_path, "large": "teacher", "students": students, "output_dir": tmp_path / "out"}
-    found = cascade(tasks=["mt"], resamples=20, **arguments).results
+    found = cascade(tasks=["mt"], resamples=20, **arguments)
     assert found["cells"]["task:mt"] == {"xent": None, "cat": None}
     assert found["summary"]["task:mt"]["cat"]["share_of_ideal"]["mean"] is None
     assert found["curves"]["task:mt"]["cat"]["ideal"] is None
@@ -214,7 +201,7 @@ def test_a_mix_of_metrics_is_pooled_as_the_mean_of_tasks(tmp_path):
         for model, score in (("teacher", 1.0), ("a", 0.0), ("b", 0.5)):
             cascade_tables.write(tmp_path, model, "qa", split, ids=["1", "2"], scores=[score, 1.0])
     arguments = {"tables_dir": tmp_path, "large": "teacher", "students": students, "output_dir": tmp_path / "out"}
-    found = cascade(tasks=["mt", "qa"], resamples=10, **arguments).results
+    found = cascade(tasks=["mt", "qa"], resamples=10, **arguments)
     assert found["pooling"] == "mean over tasks"
     assert found["tasks"]["qa"]["scale"] == 100.0
     for objective in ("xent", "cat"):
@@ -241,7 +228,7 @@ def test_a_metric_of_any_kind_is_drawn_without_intervals(tmp_path):
         output_dir=tmp_path / "out",
         resamples=10,
         functions={"t": share_of_teacher},
-    ).results
+    )
     summary = found["summary"]["task:t"]["cat"]
     assert summary["auc_df"]["mean"] == pytest.approx(50)
     assert summary["auc_df"]["interval"] is None

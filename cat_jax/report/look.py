@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
-from cat_jax.cascade.labels import MINUS
+from cat_jax.report.labels import MINUS
 
 T = TypeVar("T")
 

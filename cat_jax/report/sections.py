@@ -5,13 +5,13 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from cat_jax.cascade import figures
 from cat_jax.cascade.inputs import EQUAL_RATES
-from cat_jax.cascade.labels import NOTHING, Metric, metric
-from cat_jax.cascade.look import CELLS, by_objective, percent, scope_title, tasks
-from cat_jax.cascade.markup import Cell, box_legend, estimate_cell, number, prose, table, text
-from cat_jax.cascade.prose import routing_sentences
 from cat_jax.cascade.summary import kept_name, rate_name
+from cat_jax.report import figures
+from cat_jax.report.labels import NOTHING, Metric, metric
+from cat_jax.report.look import CELLS, by_objective, percent, scope_title, tasks
+from cat_jax.report.markup import Cell, box_legend, estimate_cell, number, prose, table, text
+from cat_jax.report.prose import routing_sentences
 
 SHARE = Metric("", "share")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from cat_jax.cascade import figures, sections
-from cat_jax.cascade.look import scope_title
-from cat_jax.cascade.markup import figure, prose, section
-from cat_jax.cascade.prose import findings, lede, method
-from cat_jax.cascade.style import CHART, PAGE, PALETTE
 from cat_jax.cascade.summary import rate_name
+from cat_jax.report import figures, sections
+from cat_jax.report.look import scope_title
+from cat_jax.report.markup import figure, prose, section
+from cat_jax.report.prose import findings, lede, method
+from cat_jax.report.style import CHART, PAGE, PALETTE
 
 DEFINITIONS = {
     "Deferral": "The small model answers every query. If its confidence is below the threshold, the large model "

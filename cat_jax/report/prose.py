@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
-from cat_jax.cascade.labels import clear, flops_text, metric
-from cat_jax.cascade.look import by_objective, percent, thousands
 from cat_jax.cascade.summary import rate_name
+from cat_jax.report.labels import clear, flops_text, metric
+from cat_jax.report.look import by_objective, percent, thousands
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from cat_jax.cascade.chart import line_chart, swatch
-from cat_jax.cascade.figures import quality_curves
-from cat_jax.cascade.look import scope_title, styles
-from cat_jax.cascade.style import CHART, PALETTE
+from cat_jax.report.chart import line_chart, swatch
+from cat_jax.report.figures import quality_curves
+from cat_jax.report.look import scope_title, styles
+from cat_jax.report.style import CHART, PALETTE
 
 WIDTH, HEIGHT, MARGIN = 760, 400, 20
 

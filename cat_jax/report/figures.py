@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from cat_jax.cascade.chart import Axes, Series, colour, line_chart, marker, stacked_areas, svg, ticks
-from cat_jax.cascade.labels import metric
-from cat_jax.cascade.look import CELLS, percent, plain, quality_name, scope_title, signed, styles
-from cat_jax.cascade.markup import legend
+from cat_jax.report.chart import Axes, Series, colour, line_chart, marker, stacked_areas, svg, ticks
+from cat_jax.report.labels import metric
+from cat_jax.report.look import CELLS, percent, plain, quality_name, scope_title, signed, styles
+from cat_jax.report.markup import legend
 
 WIDE, NARROW = (960, 430), (380, 330)
 PANEL, LARGE_PANEL = (310, 240), (430, 260)

@@ -10,8 +10,8 @@ import cascade_tables
 import pytest
 
 from cat_jax.cascade.experiment import cascade
-from cat_jax.cascade.report import render_report
-from cat_jax.cascade.standalone import standalone_curve
+from cat_jax.report.files import write_report
+from cat_jax.report.page import render_report
 
 HOSTILE = """<script>alert('1')</script>&"quoted"</table>"""
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
                 "logprobs": [[-float(i)] for i in range(10)],
             }
             cascade_tables.write(root / "tables", model, f"hostile/{HOSTILE}", split, **columns)
-    return cascade(
+    results = cascade(
         tables_dir=root / "tables",
         large="teacher",
         students=students,
@@ -51,6 +51,18 @@ def made(tmp_path_factory):
         configs={HOSTILE: HOSTILE},
         title=f"Title {HOSTILE}",
     )
+    return results, write_report(results, root / "out")
+
+
+@pytest.fixture
+def results(made):
+    """The content of results.json; a copy, to be changed."""
+    return json.loads(json.dumps(made[0]))
+
+
+@pytest.fixture(scope="module")
+def report(made):
+    return made[1]
 
 
 class Page(html.parser.HTMLParser):
@@ -82,15 +94,15 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(made):
+def page(report):
     parsed = Page()
-    parsed.feed(made.report_path.read_text())
+    parsed.feed(report.report_path.read_text())
     assert parsed.open == []
     return parsed
 
 
-def test_nothing_is_fetched_and_nothing_runs(made):
-    for path in (made.report_path, made.picture_path):
+def test_nothing_is_fetched_and_nothing_runs(report):
+    for path in (report.report_path, report.picture_path):
         text = path.read_text()
         without = text.replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"https?:|//[a-z]|url\(|@import|@font-face|javascript:", without)
@@ -99,8 +111,8 @@ def test_nothing_is_fetched_and_nothing_runs(made):
         assert not re.search(r"\son[a-z]+=", text)
 
 
-def test_hostile_text_is_shown_as_text(made, page):
-    text = made.report_path.read_text()
+def test_hostile_text_is_shown_as_text(report, page):
+    text = report.report_path.read_text()
     assert "alert(&#x27;1&#x27;)" in text
     assert "<script" not in text
     assert {"script", "object"}.isdisjoint({tag for tag, _ in page.seen})
@@ -108,17 +120,17 @@ def test_hostile_text_is_shown_as_text(made, page):
     assert HOSTILE in shown
 
 
-def test_pictures_are_well_formed_xml(made):
-    text = made.report_path.read_text()
+def test_pictures_are_well_formed_xml(report):
+    text = report.report_path.read_text()
     charts = re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)
     assert len(charts) > 20
     for chart in charts:
         ElementTree.fromstring(chart)
-    ElementTree.fromstring(made.picture_path.read_text())
+    ElementTree.fromstring(report.picture_path.read_text())
 
 
-def test_every_picture_is_described(made):
-    text = made.report_path.read_text()
+def test_every_picture_is_described(report):
+    text = report.report_path.read_text()
     for chart in re.findall(r"<svg xmlns.*?</svg>", text, flags=re.DOTALL):
         root = ElementTree.fromstring(chart)
         names = [child.tag.split("}")[1] for child in root][:2]
@@ -140,8 +152,8 @@ def test_tables_have_headers_and_names(page):
     assert len(links) == 11
 
 
-def test_light_dark_and_narrow_are_there(made):
-    text = made.report_path.read_text()
+def test_light_dark_and_narrow_are_there(report):
+    text = report.report_path.read_text()
     assert "@media (prefers-color-scheme:dark)" in text
     assert 'name="viewport" content="width=device-width,initial-scale=1"' in text
     assert text.count('<div class="wide">') == text.count('<div class="narrow">') == 3
@@ -156,8 +168,7 @@ def shown(value, digits=1):
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def test_the_headline_table_shows_the_numbers_of_results_json(made, page):
-    results = json.loads(made.results_path.read_text())
+def test_the_headline_table_shows_the_numbers_of_results_json(results, page):
     for objective in results["objectives"]:
         row = [cell.split() for cell in cells_of(page, objective)]
         found = results["summary"]["pooled"][objective]
@@ -177,14 +188,32 @@ def test_the_headline_table_shows_the_numbers_of_results_json(made, page):
     )
 
 
-def test_the_page_is_made_of_results_json_alone(made):
-    results = json.loads(made.results_path.read_text())
-    assert render_report(results) == made.report_path.read_text()
-    assert standalone_curve(results) == made.picture_path.read_text()
+def test_the_page_is_made_of_results_json_alone(results, report, tmp_path):
+    again = write_report(results, tmp_path)
+    assert again.table == report.table
+    assert again.report_path.read_bytes() == report.report_path.read_bytes()
+    assert again.picture_path.read_bytes() == report.picture_path.read_bytes()
 
 
-def test_statements_follow_the_numbers(made):
-    results = json.loads(made.results_path.read_text())
+def test_the_text_table_says_the_headline(results, report):
+    lines = report.table.splitlines()
+    assert lines[1].split("  ")[0] == "objective"
+    assert [line.split()[0][:3] for line in lines[2:5]] == ["xen", "cat", "cat"]
+    area = results["summary"]["pooled"]["cat_dist"]["auc_df"]
+    assert f"{area['mean']:.1f} [{area['interval'][0]:.1f}, {area['interval'][1]:.1f}]" in lines[4]
+    kept = results["training"]["cat_dist"]["kept_fraction"]["mean"]
+    assert lines[4].endswith(f"{100 * kept:.1f} %")
+    assert lines[6].startswith("cat_dist minus xent: AUC-DF ")
+
+
+def test_without_resamples_the_page_says_so(tmp_path):
+    students = cascade_tables.experiment(tmp_path / "tables", {"t": 0.0}, {"xent": 0.0}, (0,), 30, ("test",))
+    arguments = {"large": "teacher", "students": students, "tasks": ["t"], "validation_split": None, "resamples": 0}
+    results = cascade(tables_dir=tmp_path / "tables", output_dir=tmp_path / "out", **arguments)
+    assert "No interval was computed." in render_report(results)
+
+
+def test_statements_follow_the_numbers(results):
     found = results["differences"]["pooled"]["cat_dist"]["auc_df"]
 
     def verdict_of(low, high):
@@ -197,21 +226,21 @@ def test_statements_follow_the_numbers(made):
     assert verdict_of(-1.0, 3.0) == "AUC-DF is not clearly different from xent's"
 
 
-def test_long_texts_are_cut(made):
-    rows = [row for row in made.results["samples"]["rows"] if row["task"].startswith("hostile")]
+def test_long_texts_are_cut(results):
+    rows = [row for row in results["samples"]["rows"] if row["task"].startswith("hostile")]
     assert rows
     assert all(len(row["target"]) == 240 and row["target"].endswith("…") for row in rows)
 
 
-def test_lines_stay_short(made):
-    for chart in re.findall(r'<polyline[^>]*points="([^"]*)"', made.report_path.read_text()):
+def test_lines_stay_short(report):
+    for chart in re.findall(r'<polyline[^>]*points="([^"]*)"', report.report_path.read_text()):
         assert len(chart.split()) <= 200
 
 
 def test_many_objectives_still_look_different(tmp_path):
     objectives = dict.fromkeys(("xent", *(f"keep_{i}" for i in range(11))), 0.1)
     students = cascade_tables.experiment(tmp_path / "tables", {"t": 0.0}, objectives, (0,), 30, ("test",))
-    report = cascade(
+    results = cascade(
         tables_dir=tmp_path / "tables",
         large="teacher",
         students=students,
@@ -220,6 +249,6 @@ def test_many_objectives_still_look_different(tmp_path):
         validation_split=None,
         resamples=5,
     )
-    legend = re.search(r'<ul class="legend">(.*?)</ul>', report.report_path.read_text())[1]
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', render_report(results))[1]
     looks = re.findall(r'<line class="line (\w+)"([^/]*?) x1.*?<(\w+) class="mark', legend)
     assert len(looks) == len(set(looks)) == 12

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cat_jax.cascade.labels import NOTHING, Metric, metric
-from cat_jax.cascade.look import by_objective, percent, scope_title
-from cat_jax.cascade.prose import findings
 from cat_jax.cascade.summary import rate_name
+from cat_jax.report.labels import NOTHING, Metric, metric
+from cat_jax.report.look import by_objective, percent, scope_title
+from cat_jax.report.prose import findings
 
 
 def objectives_table(results: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from cat_jax.cascade.chart import swatch
-from cat_jax.cascade.labels import Metric
+from cat_jax.report.chart import swatch
+from cat_jax.report.labels import Metric
 
 
 @dataclasses.dataclass(frozen=True)
