@@ -207,7 +207,9 @@ def test_the_text_table_says_the_headline(results, report):
 
 
 def test_without_resamples_the_page_says_so(tmp_path):
-    students = cascade_tables.experiment(tmp_path / "tables", {"t": 0.0}, {"xent": 0.0}, (0,), 30, ("test",))
+    students = cascade_tables.experiment(
+        tmp_path / "tables", {"t": 0.0}, {"xent": 0.0, "cat": 0.1}, (0,), 30, ("test",)
+    )
     arguments = {"large": "teacher", "students": students, "tasks": ["t"], "validation_split": None, "resamples": 0}
     results = cascade(tables_dir=tmp_path / "tables", output_dir=tmp_path / "out", **arguments)
     assert "No interval was computed." in render_report(results)
