@@ -97,14 +97,15 @@ def _texts(job: Job, answers: pa.Table, raws: Sequence[dict[str, Any]]) -> list[
 
 
 def _flops(config: Any, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
-    """f64[N]: reading the input once, then writing the answer, or feeding each option."""
+    """f64[N]: reading the input once, then writing the answer, or feeding each option as `decode.score` does."""
     if answers["option_lengths"].null_count:
         return config.answer_flops(input_lengths, written)
-    prompt = config.answer_flops(input_lengths, 0)
-    of_example = np.repeat(np.arange(len(prompt)), _list_lengths(answers, "option_lengths"))
-    lengths = answers["option_lengths"].combine_chunks().flatten().to_numpy()
-    options = config.answer_flops(input_lengths[of_example], lengths) - prompt[of_example]
-    return prompt + np.bincount(of_example, weights=options, minlength=len(prompt))
+    # The state after the input predicts the first token of every option: each is fed from its second token on.
+    first = config.answer_flops(input_lengths, 1)
+    of_example = np.repeat(np.arange(len(first)), _list_lengths(answers, "option_lengths"))
+    lengths = np.maximum(answers["option_lengths"].combine_chunks().flatten().to_numpy(), 1)
+    rest = config.answer_flops(input_lengths[of_example], lengths) - first[of_example]
+    return first + np.bincount(of_example, weights=rest, minlength=len(first))
 
 
 def _list_lengths(answers: pa.Table, column: str) -> np.ndarray:

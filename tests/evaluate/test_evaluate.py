@@ -96,9 +96,9 @@ def test_scored_rows(tables):
         assert row["prediction"] == row["options"][best]
         assert row["option_lengths"] == [len(option) + 1 for option in row["options"]]
         np.testing.assert_allclose(sum(row["token_logprobs"]), row["option_scores"][best], rtol=1e-5)
-        prompt = config.answer_flops(row["input_length"], 0)
-        options = sum(config.answer_flops(row["input_length"], n) - prompt for n in row["option_lengths"])
-        np.testing.assert_allclose(row["flops"], prompt + options, rtol=1e-12)
+        first = config.answer_flops(row["input_length"], 1)
+        rest = sum(config.answer_flops(row["input_length"], n) - first for n in row["option_lengths"])
+        np.testing.assert_allclose(row["flops"], first + rest, rtol=1e-12)
     assert (info.mode, info.settings) == ("score", {"option_normalization": "sum", "dtype": None})
     assert len({row["prediction_length"] for row in table.to_pylist()}) > 1
 
