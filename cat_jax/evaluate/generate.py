@@ -10,14 +10,15 @@ import jax
 import numpy as np
 import pyarrow as pa
 from flax import nnx
-from jax.sharding import Mesh
 
 from cat_jax.data.store import ExampleStore
 from cat_jax.decode.greedy import greedy
 from cat_jax.decode.loop import Decoded
 from cat_jax.evaluate.answers import answer_rows, ragged
+from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.plan import Chunk, plan_chunks
 from cat_jax.evaluate.prompts import prompt_batch, read_inputs
+from cat_jax.parallel.activations import rows_over
 from cat_jax.parallel.batches import replicated
 
 NO_EOS = -1
@@ -27,15 +28,15 @@ NO_EOS = -1
 class Generation:
     """How the examples of one store are answered in this mode."""
 
-    def __init__(self, store: ExampleStore, mesh: Mesh, rows: int, max_decode_length: int):
-        self._store, self._mesh, self._length = store, mesh, max_decode_length
+    def __init__(self, store: ExampleStore, devices: Devices, rows: int, max_decode_length: int):
+        self._store, self._devices, self._length = store, devices, max_decode_length
         eos_id = store.manifest.features["targets"].eos_id
         self._eos_id = NO_EOS if eos_id is None else eos_id
         self.chunks: list[Chunk] = plan_chunks(store.lengths[:, 0], store.manifest.feature_lengths["inputs"], rows)
 
     def program(self, graphdef: Any) -> Callable[..., Any]:
         """A jitted function (params, arrays) -> results on every host; equal models share it."""
-        return _program(graphdef, self._mesh, self._length, self._eos_id)
+        return _program(graphdef, self._devices, self._length, self._eos_id)
 
     def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]:
         """What the program is fed for these examples, -1 for rows that only fill up."""
@@ -58,11 +59,12 @@ class Generation:
 
 
 @functools.cache
-def _program(graphdef: Any, mesh: Mesh, max_decode_length: int, eos_id: int) -> Callable[..., Any]:
+def _program(graphdef: Any, devices: Devices, max_decode_length: int, eos_id: int) -> Callable[..., Any]:
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, Decoded]:
         model, batch = nnx.merge(graphdef, params), prompt_batch(arrays["inputs"])
         live = arrays["examples"] >= 0
-        decoded = greedy(model, batch, max_decode_length=max_decode_length, eos_id=eos_id, live=live)
+        with rows_over(devices.mesh, devices.axes):
+            decoded = greedy(model, batch, max_decode_length=max_decode_length, eos_id=eos_id, live=live)
         return arrays["examples"], decoded
 
-    return jax.jit(run, out_shardings=replicated(mesh))
+    return jax.jit(run, out_shardings=replicated(devices.mesh))

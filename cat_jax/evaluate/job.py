@@ -13,13 +13,12 @@ import jax
 import numpy as np
 import pyarrow as pa
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.evaluate.answers import Parts
+from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.plan import Chunk, batches, places
-from cat_jax.parallel.batches import data_shard, num_row_shards, shard_batch
 from cat_jax.progress import Progress
 from cat_jax.table import read_table
 
@@ -103,17 +102,17 @@ class Job:
 
 
 def answer(
-    job: Job, mode: Mode, rows: int, graphdef: Any, params: Any, mesh: Mesh, save_seconds: float
+    job: Job, mode: Mode, rows: int, graphdef: Any, params: Any, devices: Devices, save_seconds: float
 ) -> pa.Table | None:
     """Answers all examples of a job, on all processes together; goes on where a killed run left off.
 
     Args:
       job: the table to make.
       mode: how examples are answered; its chunks have `rows` rows.
-      rows: examples that one device computes at a time.
+      rows: examples of a chunk.
       graphdef: of the model.
-      params: of the model, on `mesh`.
-      mesh: the devices of all processes.
+      params: of the model, on the mesh of `devices`.
+      devices: of all processes.
       save_seconds: how often finished answers are written to disk.
 
     Returns:
@@ -125,7 +124,8 @@ def answer(
     first = jax.process_index() == 0
     if first:
         sweep(job.path)
-    parts = Parts(job.parts_dir, {**job.identity(), "rows": rows}) if first else None
+    identity = {**job.identity(), "rows": rows, "reproducible": devices.reproducible}
+    parts = Parts(job.parts_dir, identity) if first else None
     done = np.zeros(len(job.store), bool)
     if parts is not None:
         done[parts.indices()] = True
@@ -133,7 +133,7 @@ def answer(
     progress = Progress(job.label, len(done), "examples", start=int(done.sum())) if first else None
     chunks = [chunk for chunk in mode.chunks if not done[chunk.examples].all()]
     count, saved = int(done.sum()), time.monotonic()
-    for results in _results(mode, chunks, rows, mode.program(graphdef), params, mesh):
+    for results in _results(mode, chunks, rows, mode.program(graphdef), params, devices):
         if parts is None or progress is None:
             continue
         answered = mode.answers(results)
@@ -162,15 +162,15 @@ def agree(values: np.ndarray) -> np.ndarray:
 
 
 def _results(
-    mode: Mode, chunks: Sequence[Chunk], rows: int, program: Callable[..., Any], params: Any, mesh: Mesh
+    mode: Mode, chunks: Sequence[Chunk], rows: int, program: Callable[..., Any], params: Any, devices: Devices
 ) -> Any:
     """The program's results batch by batch, as NumPy; one batch is computed while the one before is looked at."""
-    part, parts = data_shard(mesh)
-    room = num_row_shards(mesh)
+    part, parts = devices.part()
+    room = devices.chunks
     running = None
     for batch in batches(chunks, room):
         local = places(batch, rows, part, parts, room)
-        started = program(params, shard_batch(mode.arrays(local, batch[0].input_length), mesh))
+        started = program(params, devices.place(mode.arrays(local, batch[0].input_length)))
         if running is not None:
             yield jax.device_get(running)
         running = started

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from cat_jax.checkpoint.params import checkpoint_fingerprint, find_step, load_model, read_model_file, split_step_dir
 from cat_jax.data import seqio_task
@@ -19,6 +18,7 @@ from cat_jax.data.layout import safe_name
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
+from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import Generation
 from cat_jax.evaluate.job import EvaluatedModel, Job, Mode, agree, answer
 from cat_jax.evaluate.options import encode_options, has_options
@@ -50,12 +50,13 @@ def evaluate(
     axis_rules: AxisRules = DEFAULT_RULES,
     dtype: str | None = None,
     save_seconds: float = 30.0,
+    reproducible: bool = True,
 ) -> dict[str, Any]:
     """Writes `<output_dir>/<model>/<task>.<split>.parquet`, and the metrics of all tasks beside them.
 
     Tables that are there and of the same checkpoint, store and settings are left alone; a table that a killed run
-    began is finished from where it was. Call it on every process of a job; process 0 writes. A table does not depend
-    on the number of devices or processes (beyond the rounding that other shapes bring with tensor parallelism).
+    began is finished from where it was. Call it on every process of a job; process 0 writes. If `reproducible` a
+    table's bytes do not depend on the number of devices or processes, nor on the mesh.
 
     Args:
       models: {name: directory of a training run or of one of its checkpoints}, or `EvaluatedModel`s.
@@ -66,13 +67,15 @@ def evaluate(
       splits: of each task; tasks that lack one are left out of it.
       mode: "generate" (greedily), "score" (choose among the listed options), or "auto": "score" where the examples
         have options.
-      batch_size: examples that each of the data x fsdp parts of the mesh computes at a time.
+      batch_size: examples that each device computes at a time (each data x fsdp part, unless `reproducible`).
       max_decode_length: tokens that an answer may have; None for the feature length of the targets.
       option_normalization: "sum" chooses the likeliest option, "mean" the one with the likeliest tokens on average.
       mesh: the devices.
       axis_rules: how parameters are split.
       dtype: of parameters and computation; None keeps the ones of training.
       save_seconds: how often finished answers are written to disk, so that a killed run need not repeat them.
+      reproducible: every device answers rows of its own and gathers parameters for every use; False leaves the tensor
+        axis to share the work of each layer, which is faster for large models and rounds differently.
 
     Returns:
       {model: {split: metrics as in the JSON file}} on process 0; {} on the others.
@@ -82,37 +85,42 @@ def evaluate(
     """
     entries = _entries(models)
     _check(mode, option_normalization, batch_size, max_decode_length)
-    built = mesh.build()
+    devices = Devices.of(mesh.build(), reproducible)
     settings = {"max_decode_length": max_decode_length, "option_normalization": option_normalization, "dtype": dtype}
     chosen = dict.fromkeys([splits] if isinstance(splits, str) else splits)
     stores = [store for split in chosen for store in _stores(store_dir, mixture_or_task, split)]
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
-    _make_tables(list(itertools.compress(jobs, pending)), built, axis_rules, batch_size, module, save_seconds)
+    _make_tables(list(itertools.compress(jobs, pending)), devices, axis_rules, batch_size, module, save_seconds)
     return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
 
 
 def _make_tables(
     jobs: Sequence[Job],
-    mesh: Mesh,
+    devices: Devices,
     rules: AxisRules,
     batch_size: int,
     module: str | Sequence[str] | None,
     save_seconds: float,
 ) -> None:
     """Makes the tables of `jobs`, those of one model after the other."""
-    modes = _Modes(jobs, mesh, batch_size, module)
+    modes = _Modes(jobs, devices, batch_size, module)
     _check_writable(jobs)
+    if jobs and devices.reproducible and devices.mesh.shape["tensor"] > 1:
+        logger.info(
+            "parameters are gathered for every use, so that tables are the same on every mesh; "
+            "evaluate.reproducible=False is faster for large models, at the price of differences in the last bits"
+        )
     for model, of_model in itertools.groupby(jobs, key=lambda job: job.model):
         config = graphdef = params = None  # lets go of the model before
         for job in of_model:
             if params is None:
                 dtype = job.settings["dtype"]
                 config, graphdef, params, _ = load_model(
-                    model.model_dir, mesh=mesh, rules=rules, dtype=dtype, step=job.step
+                    model.model_dir, mesh=devices.mesh, rules=rules, dtype=dtype, step=job.step
                 )
-            answers = answer(job, modes.mode(job), batch_size, graphdef, params, mesh, save_seconds)
+            answers = answer(job, modes.mode(job), batch_size, graphdef, params, devices, save_seconds)
             if answers is not None:
                 write_answers(job, answers, config)
     if jax.process_count() > 1:
@@ -125,8 +133,8 @@ class _Modes:
     Making it looks at all jobs, so that what can be refused is refused before the first model is loaded.
     """
 
-    def __init__(self, jobs: Sequence[Job], mesh: Mesh, rows: int, module: str | Sequence[str] | None):
-        self._mesh, self._rows, self._made = mesh, rows, {}
+    def __init__(self, jobs: Sequence[Job], devices: Devices, rows: int, module: str | Sequence[str] | None):
+        self._devices, self._rows, self._made = devices, rows, {}
         if jobs and (jax.process_index() == 0 or any(job.mode == "score" for job in jobs)):
             seqio_task.load_modules(module)
             for job in jobs:
@@ -140,10 +148,10 @@ class _Modes:
             if job.mode == "score":
                 options = encode_options(job.store)
                 how = job.settings["option_normalization"]
-                self._made[key] = Scoring(job.store, options, self._mesh, self._rows, how)
+                self._made[key] = Scoring(job.store, options, self._devices, self._rows, how)
             else:
                 length = job.settings["max_decode_length"]
-                self._made[key] = Generation(job.store, self._mesh, self._rows, length)
+                self._made[key] = Generation(job.store, self._devices, self._rows, length)
         return self._made[key]
 
 

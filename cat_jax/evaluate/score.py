@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from flax import nnx
-from jax.sharding import Mesh
 
 from cat_jax.data.store import ExampleStore
 from cat_jax.decode.score import score_options
 from cat_jax.decode.statistics import TokenStatistics
 from cat_jax.evaluate.answers import answer_rows, ragged
+from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.plan import Chunk, plan_chunks
 from cat_jax.evaluate.prompts import prompt_batch, read_inputs
+from cat_jax.parallel.activations import rows_over
 from cat_jax.parallel.batches import replicated
 
 NORMALIZATIONS = ("sum", "mean")
@@ -33,15 +34,20 @@ class Scoring:
     Args:
       store: the examples.
       options: the token ids of each option of each example, as targets have them.
-      mesh: the devices.
+      devices: where.
       rows: examples of a chunk.
       normalization: one of `NORMALIZATIONS`.
     """
 
     def __init__(
-        self, store: ExampleStore, options: Sequence[Sequence[np.ndarray]], mesh: Mesh, rows: int, normalization: str
+        self,
+        store: ExampleStore,
+        options: Sequence[Sequence[np.ndarray]],
+        devices: Devices,
+        rows: int,
+        normalization: str,
     ):
-        self._store, self._options, self._mesh, self._normalization = store, options, mesh, normalization
+        self._store, self._options, self._devices, self._normalization = store, options, devices, normalization
         counts = np.array([len(each) for each in options])
         lengths = np.array([max(map(len, each)) for each in options])
         # One shape for the whole store: the program's loops end at the options and tokens that a batch really has.
@@ -51,7 +57,7 @@ class Scoring:
 
     def program(self, graphdef: Any) -> Callable[..., Any]:
         """A jitted function (params, arrays) -> results on every host; equal models share it."""
-        return _program(graphdef, self._mesh, self._normalization)
+        return _program(graphdef, self._devices, self._normalization)
 
     def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]:
         """What the program is fed for these examples, -1 for rows that only fill up."""
@@ -92,14 +98,15 @@ class Scoring:
 
 
 @functools.cache
-def _program(graphdef: Any, mesh: Mesh, normalization: str) -> Callable[..., Any]:
+def _program(graphdef: Any, devices: Devices, normalization: str) -> Callable[..., Any]:
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, TokenStatistics]:
         model, batch, lengths = nnx.merge(graphdef, params), prompt_batch(arrays["inputs"]), arrays["lengths"]
-        statistics = score_options(model, batch, arrays["options"], lengths)
+        with rows_over(devices.mesh, devices.axes):
+            statistics = score_options(model, batch, arrays["options"], lengths)
         scores = jnp.sum(statistics.logprobs, axis=-1)
         keys = scores / jnp.maximum(lengths, 1) if normalization == "mean" else scores
         best = jnp.argmax(jnp.where(lengths > 0, keys, -jnp.inf), axis=-1).astype(jnp.int32)
         of_best = jax.tree.map(lambda x: jnp.take_along_axis(x, best[:, None, None], axis=1)[:, 0], statistics)
         return arrays["examples"], scores, best, of_best
 
-    return jax.jit(run, out_shardings=replicated(mesh))
+    return jax.jit(run, out_shardings=replicated(devices.mesh))

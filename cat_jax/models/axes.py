@@ -12,15 +12,25 @@ from typing import Any
 import jax
 from flax import nnx
 
+from cat_jax.parallel.activations import whole
+
 LOGICAL_AXES = frozenset({"vocab", "embed", "mlp", "heads", "kv", "layers", "relpos_buckets"})
 """Every name that a parameter of this package uses; `kv` is the size of one head, `layers` the scanned stack."""
+
+
+class Parameter(nnx.Param):
+    """A parameter that is gathered where it is read, if `parallel.activations` wants that of whoever traces."""
+
+    def get_value(self, **where: Any) -> Any:
+        """The array, or the part of it at `index`."""
+        return whole(super().get_value(**where))
 
 
 def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
     """A parameter whose dimensions are called `axes`, one name each."""
     if len(axes) != value.ndim or not LOGICAL_AXES.issuperset(axes):
         raise ValueError(f"axes {axes} do not name the dimensions of a parameter of shape {value.shape}")
-    return nnx.Param(value, logical_axes=axes)
+    return Parameter(value, logical_axes=axes)
 
 
 def axes_of(variable: nnx.Variable) -> tuple[str, ...]:

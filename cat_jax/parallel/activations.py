@@ -3,6 +3,10 @@
 Left alone, XLA may hand the axis `fsdp` from the rows of a batch over to the embedding, because parameters are split
 along it there: it then gathers every activation on all devices of that axis. With activations pinned to their rows it
 gathers each layer's parameters just before they are used, and sums gradients back to where parameters lie.
+
+Where rows are split over every axis of the mesh no device is left to share a layer's work. Parameters are then made
+whole where they are read, whatever the rules that store them split: each device runs the program that one device alone
+would run on its rows, down to the last bit.
 """
 
 from __future__ import annotations
@@ -14,24 +18,32 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cat_jax.parallel.batches import ROW_AXES, num_row_shards
+from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, batch_sharding, num_row_shards
 
-_MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh_of_activations", default=None)
+_ROWS: contextvars.ContextVar[tuple[Mesh, RowAxes] | None] = contextvars.ContextVar("rows", default=None)
 
 
 @contextlib.contextmanager
-def rows_over(mesh: Mesh) -> Iterator[None]:
-    """Models that are traced inside keep their activations split by rows over `mesh`. Enter it inside jit."""
-    token = _MESH.set(mesh)
+def rows_over(mesh: Mesh, axes: RowAxes = ROW_AXES) -> Iterator[None]:
+    """Models that are traced inside keep their activations split by rows over `axes` of `mesh`. Enter it inside jit."""
+    token = _ROWS.set((mesh, axes))
     try:
         yield
     finally:
-        _MESH.reset(token)
+        _ROWS.reset(token)
 
 
 def by_rows(x: jax.Array) -> jax.Array:
     """`x` [B, ...], pinned to devices by its rows; as it is outside `rows_over`, or where rows do not divide."""
-    mesh = _MESH.get()
-    if mesh is None or num_row_shards(mesh) == 1 or x.shape[0] % num_row_shards(mesh):
+    rows = _ROWS.get()
+    if rows is None or num_row_shards(*rows) == 1 or x.shape[0] % num_row_shards(*rows):
         return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(ROW_AXES)))
+    return jax.lax.with_sharding_constraint(x, batch_sharding(*rows))
+
+
+def whole(parameter: jax.Array) -> jax.Array:
+    """`parameter`, gathered on every device where `rows_over` splits rows over all axes; elsewhere as it is."""
+    rows = _ROWS.get()
+    if rows is None or rows[1] != ALL_AXES or rows[0].size == 1:
+        return parameter
+    return jax.lax.with_sharding_constraint(parameter, NamedSharding(rows[0], PartitionSpec()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -9,14 +10,21 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cat_jax.errors import UserError
+from cat_jax.parallel.mesh import MESH_AXES
 
-ROW_AXES = ("data", "fsdp")
-"""The mesh axes over which the rows of a batch are split."""
+RowAxes = tuple[str, ...]
+"""The mesh axes over which the rows of a batch are split: the first so many of `MESH_AXES`."""
+
+ROW_AXES: RowAxes = ("data", "fsdp")
+"""What training splits rows over: the tensor axis is left to share the work of each layer."""
+
+ALL_AXES: RowAxes = MESH_AXES
+"""Every device has rows of its own and no layer is shared: a row's numbers do not depend on the mesh."""
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over data and fsdp; the other dimensions, and the tensor axis, see whole rows."""
-    return NamedSharding(mesh, PartitionSpec(ROW_AXES))
+def batch_sharding(mesh: Mesh, axes: RowAxes = ROW_AXES) -> NamedSharding:
+    """Rows split over `axes`; the other dimensions, and the other axes, see whole rows."""
+    return NamedSharding(mesh, PartitionSpec(axes))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -24,9 +32,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def num_row_shards(mesh: Mesh) -> int:
+def num_row_shards(mesh: Mesh, axes: RowAxes = ROW_AXES) -> int:
     """Into how many parts the rows of a batch are split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:
@@ -44,20 +52,21 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
         )
 
 
-def data_shard(mesh: Mesh) -> tuple[int, int]:
+def data_shard(mesh: Mesh, axes: RowAxes = ROW_AXES) -> tuple[int, int]:
     """(index, count): which part of every batch this process reads, among how many.
 
-    Processes whose devices hold the same rows (the tensor axis spans hosts) read the same part.
+    Processes whose devices hold the same rows (an axis that splits no rows spans hosts) read the same part.
 
     Raises:
       UserError: the mesh gives processes overlapping but unequal rows.
     """
-    row_of_device = np.arange(num_row_shards(mesh)).repeat(mesh.shape["tensor"])
+    shards = num_row_shards(mesh, axes)
+    row_of_device = np.arange(shards).repeat(mesh.size // shards)
     rows: dict[int, set[int]] = {}
     for device, row in zip(mesh.devices.flat, row_of_device, strict=True):
         rows.setdefault(device.process_index, set()).add(int(row))
     parts = sorted({tuple(sorted(part)) for part in rows.values()})
-    if sum(map(len, parts)) != num_row_shards(mesh) or len({len(part) for part in parts}) != 1:
+    if sum(map(len, parts)) != shards or len({len(part) for part in parts}) != 1:
         raise UserError(
             "the mesh gives processes unequal shares of the batch",
             "choose data, fsdp and tensor sizes so that a host's devices divide them or are divided by them",
@@ -65,17 +74,18 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
     return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
-def shard_batch(batch: Any, mesh: Mesh) -> Any:
+def shard_batch(batch: Any, mesh: Mesh, axes: RowAxes = ROW_AXES) -> Any:
     """Global arrays, rows split as `batch_sharding`, from this process's own rows.
 
     Args:
       batch: a tree of NumPy arrays [rows of this process, ...]: the part that `data_shard` names.
       mesh: the mesh.
+      axes: over which of its axes rows are split.
 
     Returns:
       The tree with `jax.Array`s of [rows of all parts, ...].
     """
-    sharding = batch_sharding(mesh)
+    sharding = batch_sharding(mesh, axes)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

@@ -14,7 +14,7 @@ from cat_jax.data.assemble import Assembler
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.tokens import spread
 from cat_jax.errors import UserError
-from cat_jax.parallel.batches import batch_sharding, num_row_shards
+from cat_jax.parallel.batches import ALL_AXES, batch_sharding, num_row_shards
 from cat_jax.teacher.forward import Step
 from cat_jax.teacher.groups import Group, group_examples
 from cat_jax.teacher.manifest import Recipe
@@ -34,7 +34,7 @@ class ShardTeacher:
 
     def __init__(self, store: ExampleStore, recipe: Recipe, step: Step, params: Any, mesh: Mesh):
         self._store, self._recipe, self._step, self._params = store, recipe, step, params
-        self._sharding, self._devices = batch_sharding(mesh), num_row_shards(mesh)
+        self._sharding, self._devices = batch_sharding(mesh, ALL_AXES), num_row_shards(mesh, ALL_AXES)
         self._assemblers: dict[tuple[int, int], Assembler] = {}
 
     def run(self, shard: int, report: Callable[[int], None]) -> ShardBuffer:

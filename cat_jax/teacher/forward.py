@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from cat_jax.parallel.batches import batch_sharding, num_row_shards
+from cat_jax.parallel.activations import rows_over
+from cat_jax.parallel.batches import ALL_AXES, batch_sharding, num_row_shards
 from cat_jax.teacher.draws import position_uniforms
 from cat_jax.teacher.layout import SignalLayout
 from cat_jax.types import Batch, Head
@@ -27,21 +28,22 @@ def make_step(graphdef: Any, layout: SignalLayout, mesh: Mesh) -> Step:
     """A jitted function (params, batch, seed u32[], shard u32[], indices u32[B]) -> fields [B, T, ...].
 
     The fields are those of `layout.encode` and "finite": whether the teacher's hidden state is. `indices` are those of
-    the rows' examples in the shard. Each device computes its own rows, in a program that has
-    the same shapes whatever the number of devices that share the batch.
+    the rows' examples in the shard. Each device computes its own rows with parameters that are gathered where they are
+    used: a program of the same shapes whatever the mesh.
     """
-    shards = num_row_shards(mesh)
+    shards = num_row_shards(mesh, ALL_AXES)
 
     def step(
         params: Any, batch: Batch, seed: jax.typing.ArrayLike, shard: jax.typing.ArrayLike, indices: jax.Array
     ) -> dict[str, jax.Array]:
-        output = nnx.merge(graphdef, params)(batch)
+        with rows_over(mesh, ALL_AXES):
+            output = nnx.merge(graphdef, params)(batch)
         places = jnp.cumsum(batch.decoder_loss_weights > 0, axis=-1) - 1  # a prompt before the targets does not count
         uniforms = position_uniforms(seed, shard, indices, places)
         fields = _encode(layout, output.head, shards, output.hidden, batch.decoder_target_tokens, uniforms)
         return {**fields, "finite": jnp.isfinite(output.hidden).all(-1)}
 
-    return jax.jit(step, out_shardings=batch_sharding(mesh))
+    return jax.jit(step, out_shardings=batch_sharding(mesh, ALL_AXES))
 
 
 def _encode(

@@ -53,7 +53,8 @@ def teach(
 
     Shards that are finished, by this or an earlier run with the same settings, are not done again. Each process takes
     every process_count-th shard on a copy of the teacher on its own devices; whoever finishes a task last writes its
-    manifest. The bytes are the same for any number of processes and any number of devices along `data` and `fsdp`.
+    manifest. The bytes are the same for any number of processes and on any mesh: each device has rows of its own, and
+    parameters, stored as the rules say, are gathered where they are used.
 
     Args:
       model_dir: the teacher's run directory, or one of its `checkpoints/<step>`.

@@ -202,12 +202,16 @@ def test_a_directory_that_cannot_be_written_is_told_before_a_model_is_loaded(wor
 
 
 SCRIPT = """
-import os, sys
+import logging, os, sys
+logging.basicConfig()
+logging.getLogger("cat_jax").setLevel(logging.INFO)
 sys.path.insert(0, {here!r})
 process, processes, port, kill_at = map(int, sys.argv[3:7])
 if processes > 1:
-    import jax
-    jax.distributed.initialize(f"127.0.0.1:{{port}}", processes, process)
+    from cat_jax.cli.distributed import join
+    os.environ.update(CAT_JAX_COORDINATOR=f"127.0.0.1:{{port}}", CAT_JAX_NUM_PROCESSES=sys.argv[4])
+    os.environ.update(CAT_JAX_PROCESS_ID=sys.argv[3])
+    join()
 import small_world
 from cat_jax.evaluate.run import evaluate
 from cat_jax.parallel.mesh import MeshConfig
@@ -218,7 +222,7 @@ world = sys.argv[1]
 models = {{f"model{{seed}}": f"{{world}}/models/{{seed}}" for seed in (0, 1)}}
 for name, axes in {meshes!r}.items():
     settings = {{"output_dir": f"{{sys.argv[2]}}/{{name}}", "mesh": MeshConfig(*axes), "save_seconds": 0.0}}
-    evaluate(models, f"{{world}}/store", **settings, **{settings!r})
+    evaluate(models, f"{{world}}/store", **settings, **{settings!r}, reproducible={reproducible})
 """
 
 
@@ -227,8 +231,9 @@ def start(world, tmp_path_factory):
     """Starts `evaluate` in a process of its own."""
     cache = tmp_path_factory.mktemp("cache")
 
-    def start(output_dir, devices=1, process=0, processes=1, port=0, kill_at=0, meshes=None):
-        script = SCRIPT.format(here=str(HERE), settings=SETTINGS, meshes=meshes or {"": (-1, 1, 1)})
+    def start(output_dir, devices=1, process=0, processes=1, port=0, kill_at=0, meshes=None, reproducible=True):
+        meshes = meshes or {"": (-1, 1, 1)}
+        script = SCRIPT.format(here=str(HERE), settings=SETTINGS, meshes=meshes, reproducible=reproducible)
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -249,37 +254,50 @@ def finish(*jobs):
     return [job.returncode for job in jobs], "\n".join(said)
 
 
-def test_eight_devices_write_the_same_tables(tables, start, tmp_path):
-    """Where rows alone are split the same bytes; where layers are, sums are rounded in another order."""
-    meshes = {"data": (8, 1, 1), "both": (2, 4, 1), "tensor": (1, 2, 4)}
-    codes, said = finish(start(tmp_path, devices=8, meshes=meshes))
+MESHES = {"data 8": (8, 1, 1), "data 2, fsdp 4": (2, 4, 1), "fsdp 2, tensor 4": (1, 2, 4)}
+
+
+@pytest.mark.slow
+def test_eight_devices_write_the_same_bytes_on_every_mesh(tables, start, tmp_path):
+    codes, said = finish(start(tmp_path, devices=8, meshes=MESHES))
     assert codes == [0], said
-    assert contents(tmp_path / "data") == contents(tables)
-    for name in ("both", "tensor"):
-        for path in sorted(tables.rglob("*.parquet")):
-            (expected, info), (table, other) = (
-                read_table(x) for x in (path, tmp_path / name / path.relative_to(tables))
-            )
-            assert other == info
-            for column in expected.column_names:
-                if column.startswith(("token_", "option_scores")):
-                    left, right = (np.concatenate([x or [] for x in t[column].to_pylist()]) for t in (table, expected))
-                    np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
-                else:
-                    assert table[column].equals(expected[column]), (name, path, column)
+    for name in MESHES:
+        assert contents(tmp_path / name) == contents(tables), name
+    assert said.count("evaluate.reproducible=False is faster") == 1, "said where the tensor axis is longer than one"
 
 
-def test_two_processes_write_the_same_bytes(tables, start, tmp_path):
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes_on_every_mesh(tables, start, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     # Process 1 is given another directory: it must not write anything, nor need to see what process 0 writes.
     directories = [tmp_path / "first", tmp_path / "second"]
-    jobs = [start(d, devices=2, process=i, processes=2, port=port) for i, d in enumerate(directories)]
+    jobs = [start(d, devices=4, process=i, processes=2, port=port, meshes=MESHES) for i, d in enumerate(directories)]
     codes, said = finish(*jobs)
     assert codes == [0, 0], said
-    assert contents(directories[0]) == contents(tables)
+    for name in MESHES:
+        assert contents(directories[0] / name) == contents(tables), name
     assert not directories[1].exists()
+
+
+def test_shared_layers_round_otherwise(tables, start, tmp_path):
+    """With reproducible=False the tensor axis shares the work of each layer: sums are rounded in another order."""
+    codes, said = finish(start(tmp_path, devices=4, meshes={"": (1, 1, 4)}, reproducible=False))
+    assert codes == [0], said
+    assert "evaluate.reproducible=False" not in said
+    rounded = 0
+    for path in sorted(tables.rglob("*.parquet")):
+        (expected, info), (table, other) = (read_table(x) for x in (path, tmp_path / path.relative_to(tables)))
+        assert other == info
+        for column in expected.column_names:
+            if column.startswith(("token_", "option_scores")):
+                left, right = (np.concatenate([x or [] for x in t[column].to_pylist()]) for t in (table, expected))
+                np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+                rounded += int((left != right).sum())
+            else:
+                assert table[column].equals(expected[column]), (path, column)
+    assert rounded > 0, "then nothing was shared"
 
 
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, tmp_path):

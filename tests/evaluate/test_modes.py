@@ -9,6 +9,7 @@ from small_world import LENGTHS, VOCABULARY, model, write_examples
 
 from cat_jax.decode.greedy import greedy
 from cat_jax.decode.score import score_targets
+from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import Generation
 from cat_jax.evaluate.generate import _program as generation_program
 from cat_jax.evaluate.job import EvaluatedModel, Job, answer
@@ -27,24 +28,26 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mesh():
-    return MeshConfig().build()
+def devices():
+    return Devices(MeshConfig().build())
 
 
 def job_of(store, directory, mode="generate"):
     return Job(EvaluatedModel("m", "nowhere"), store, directory / "table.parquet", mode, 1, "checkpoint", {"L": 6})
 
 
-def generate(store, mesh, directory, rows, length=LENGTHS["targets"], seed=0):
+def generate(store, devices, directory, rows, length=LENGTHS["targets"], seed=0):
     graphdef, params = model(seed=seed)
-    made = answer(job_of(store, directory), Generation(store, mesh, rows, length), rows, graphdef, params, mesh, 1e9)
+    made = answer(
+        job_of(store, directory), Generation(store, devices, rows, length), rows, graphdef, params, devices, 1e9
+    )
     assert made is not None
     return made
 
 
 @pytest.fixture(scope="module")
-def generated(store, mesh, tmp_path_factory):
-    return generate(store, mesh, tmp_path_factory.mktemp("out"), rows=4)
+def generated(store, devices, tmp_path_factory):
+    return generate(store, devices, tmp_path_factory.mktemp("out"), rows=4)
 
 
 def test_generates_what_greedy_does_one_by_one(store, generated):
@@ -64,20 +67,20 @@ def test_generates_what_greedy_does_one_by_one(store, generated):
 
 
 @pytest.mark.parametrize("rows", [1, 64])
-def test_the_batch_size_changes_nothing(store, mesh, generated, tmp_path, rows):
-    other = generate(store, mesh, tmp_path, rows)
+def test_the_batch_size_changes_nothing(store, devices, generated, tmp_path, rows):
+    other = generate(store, devices, tmp_path, rows)
     assert other["prediction_tokens"].equals(generated["prediction_tokens"])
     for name in NUMBERS:
         ours, theirs = (np.concatenate(table[name].to_pylist()) for table in (other, generated))
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_equal_models_share_the_program(store, mesh, tmp_path):
-    generate(store, mesh, tmp_path, 4)
-    program = generation_program(model(seed=5)[0], mesh, 6, 1)
+def test_equal_models_share_the_program(store, devices, tmp_path):
+    generate(store, devices, tmp_path, 4)
+    program = generation_program(model(seed=5)[0], devices, 6, 1)
     compiled = program._cache_size()
     assert compiled > 0
-    answers = [generate(store, mesh, tmp_path / str(seed), 4, seed=seed) for seed in (0, 5)]
+    answers = [generate(store, devices, tmp_path / str(seed), 4, seed=seed) for seed in (0, 5)]
     assert program._cache_size() == compiled
     assert answers[0] != answers[1]
 
@@ -90,11 +93,11 @@ def options_of(store, seed=0):
 
 
 @pytest.mark.parametrize("normalization", ["sum", "mean"])
-def test_scores_are_teacher_forced_log_likelihoods(store, mesh, tmp_path, normalization):
+def test_scores_are_teacher_forced_log_likelihoods(store, devices, tmp_path, normalization):
     graphdef, params = model()
     score, options = forced_scores(nnx.merge(graphdef, params)), options_of(store)
-    mode = Scoring(store, options, mesh, 4, normalization)
-    scored = answer(job_of(store, tmp_path, "score"), mode, 4, graphdef, params, mesh, 1e9)
+    mode = Scoring(store, options, devices, 4, normalization)
+    scored = answer(job_of(store, tmp_path, "score"), mode, 4, graphdef, params, devices, 1e9)
     assert scored is not None
     assert scored["index"].to_pylist() == list(range(37))
     for row, of_row in zip(scored.to_pylist(), options, strict=True):

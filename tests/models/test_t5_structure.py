@@ -93,7 +93,7 @@ def test_rematerialisation_keeps_less(unrolled):
 def test_every_parameter_has_logical_axes(config):
     _, params = split(config)
     leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    assert all(type(leaf) is nnx.Param for leaf in leaves)  # no generator state, no cache
+    assert all(isinstance(leaf, nnx.Param) for leaf in leaves)  # no generator state, no cache
     axes = logical_axes(params)
     ranks = jax.tree.map(lambda p, a: (p.ndim, len(a), LOGICAL_AXES.issuperset(a)), params, axes)
     for rank, names, known in jax.tree.leaves(ranks, is_leaf=lambda x: isinstance(x, tuple)):

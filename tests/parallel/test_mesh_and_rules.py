@@ -121,17 +121,36 @@ def test_batch_size_must_be_shared_evenly():
 
 EIGHT = """
 import jax, numpy as np
-from cat_jax.parallel.batches import shard_batch
+from jax.sharding import NamedSharding, PartitionSpec as P
+from cat_jax.parallel.activations import by_rows, rows_over, whole
+from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, batch_sharding, data_shard, shard_batch
 from cat_jax.parallel.mesh import MeshConfig
 mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
 x = shard_batch({"x": np.arange(16).reshape(8, 2)}, mesh)["x"]
 rows = sorted((s.index[0].start, s.data.shape) for s in x.addressable_shards)
 assert rows == [(start, (2, 2)) for start in (0, 0, 2, 2, 4, 4, 6, 6)], rows
 np.testing.assert_array_equal(x, np.arange(16).reshape(8, 2))
+
+x = shard_batch({"x": np.arange(16.0).reshape(8, 2)}, mesh, ALL_AXES)["x"]
+rows = sorted((s.index[0].start, s.data.shape) for s in x.addressable_shards)
+assert rows == [(start, (1, 2)) for start in range(8)], rows
+assert data_shard(mesh, ALL_AXES) == (0, 1)
+
+split = NamedSharding(mesh, P("fsdp", "tensor"))
+kernel = jax.device_put(np.ones((2, 6)), split)
+def placed(axes):
+    def place(x, kernel):
+        with rows_over(mesh, axes):
+            return by_rows(2 * x), whole(kernel)
+    return [y.sharding for y in jax.jit(place)(x, kernel)]
+all_rows, gathered = placed(ALL_AXES)
+assert all_rows == x.sharding and gathered.is_fully_replicated, "no device is left to share a layer"
+some_rows, left = placed(ROW_AXES)
+assert some_rows == batch_sharding(mesh) and left == split, "the tensor axis shares the layer's columns"
 """
 
 
-def test_rows_are_spread_over_data_and_fsdp():
+def test_rows_are_spread_over_data_and_fsdp_or_all_axes():
     x = shard_batch({"x": np.arange(6).reshape(3, 2)}, MeshConfig(data=1).build(jax.devices()[:1]))["x"]
     np.testing.assert_array_equal(x, np.arange(6).reshape(3, 2))
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

@@ -1,5 +1,6 @@
 """What `teach` writes is the teacher's word on the right token, and its bytes do not depend on how it ran."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -123,28 +124,50 @@ def test_processes_share_shards_and_write_the_same_bytes(world, tmp_path):
 
 
 PROCESS = """
-import sys
+import json, sys
 import jax
 from cat_jax.parallel.mesh import MeshConfig
-from cat_jax.teacher.layout import SparseLayout
+from cat_jax.teacher.layout import FullLayout, SparseLayout
 from cat_jax.teacher.writer import teach
-root, output, address, rank = sys.argv[1:]
-jax.distributed.initialize(address, 2, int(rank))
-layout, mesh = SparseLayout(top_k=4, tail_draws=6), MeshConfig(data=2, fsdp=2)
-done = teach(f"{root}/model", f"{root}/store", "toy:a", output, layout=layout, batch_size=8, mesh=mesh)
-assert list(done) == [("toy:a", "train")]
+world, output, address, processes, rank, runs = sys.argv[1:]
+if int(processes) > 1:
+    jax.distributed.initialize(address, int(processes), int(rank))
+layouts = {"sparse": SparseLayout(top_k=4, tail_draws=6), "full": FullLayout()}
+for name, (layout, sizes) in json.loads(runs).items():
+    settings = {"layout": layouts[layout], "batch_size": 8, "mesh": MeshConfig(*sizes)}
+    done = teach(f"{world}/model", f"{world}/store", "toy:a", f"{output}/{name}", **settings)
+    assert list(done) == [("toy:a", "train")]
 """
 
 
-def test_two_hosts_of_four_devices_write_the_same_bytes(world, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+def teach_in_processes(world, output, runs, processes, devices):
+    """Teaches {name: (layout, mesh)} into `output/name`, in processes that have `devices` devices each."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-c", PROCESS, world.root, tmp_path, address]
-    hosts = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
-    assert [host.wait(timeout=300) for host in hosts] == [0, 0]
-    assert contents(tmp_path) == contents(world.signals["sparse"])
+    command = [sys.executable, "-c", PROCESS, world, output, address, str(processes)]
+    hosts = [subprocess.Popen([*command, str(rank), json.dumps(runs)], env=environment) for rank in range(processes)]
+    assert [host.wait(timeout=300) for host in hosts] == [0] * processes
+
+
+def test_two_hosts_of_four_devices_write_the_same_bytes(world, tmp_path):
+    runs = {"sparse": ("sparse", (2, 2, 1)), "full": ("full", (1, 2, 2))}
+    teach_in_processes(world.root, tmp_path, runs, processes=2, devices=4)
+    for name in runs:
+        assert contents(tmp_path / name) == contents(world.signals[name])
+
+
+def test_eight_devices_write_the_same_bytes_on_every_mesh(tmp_path):
+    """The full layout keeps every bit of every logit."""
+    write_store(tmp_path / "store")
+    write_teacher(tmp_path / "model", config=dataclasses.replace(CONFIG, num_heads=4))
+    teach(tmp_path / "model", tmp_path / "store", "toy:a", tmp_path / "one", layout=FullLayout(), batch_size=8)
+    runs = {"data": ("full", (8, 1, 1)), "both": ("full", (2, 4, 1)), "tensor": ("full", (1, 2, 4))}
+    teach_in_processes(tmp_path, tmp_path, runs, processes=1, devices=8)
+    for name in runs:
+        assert contents(tmp_path / name) == contents(tmp_path / "one"), name
 
 
 def test_the_seed_moves_the_draws_alone(world, tmp_path):
