@@ -199,7 +199,7 @@ class ModelConfig(Protocol):
         ...
 
     def answer_flops(self, input_length: Count, output_length: Count) -> Count:
-        """f64 FLOPs of reading an input once and writing `output_length` tokens with a cache; counted the same way."""
+        """f64 FLOPs of reading an input once and writing `output_length` >= 1 tokens with a cache; counted alike."""
         ...
 
     def to_dict(self) -> dict[str, Any]:

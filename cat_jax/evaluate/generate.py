@@ -32,7 +32,9 @@ class Generation:
         self._store, self._devices, self._length = store, devices, max_decode_length
         eos_id = store.manifest.features["targets"].eos_id
         self._eos_id = NO_EOS if eos_id is None else eos_id
-        self.chunks: list[Chunk] = plan_chunks(store.lengths[:, 0], store.manifest.feature_lengths["inputs"], rows)
+        self.chunks: list[Chunk] = plan_chunks(
+            store.lengths[:, 0], store.manifest.feature_lengths.get("inputs", 0), rows
+        )
 
     def program(self, graphdef: Any) -> Callable[..., Any]:
         """A jitted function (params, arrays) -> results on every host; equal models share it."""
@@ -61,7 +63,8 @@ class Generation:
 @functools.cache
 def _program(graphdef: Any, devices: Devices, max_decode_length: int, eos_id: int) -> Callable[..., Any]:
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, Decoded]:
-        model, batch = nnx.merge(graphdef, params), prompt_batch(arrays["inputs"])
+        model = nnx.merge(graphdef, params)
+        batch = prompt_batch(arrays["inputs"], model.config.prompt)
         live = arrays["examples"] >= 0
         with rows_over(devices.mesh, devices.axes):
             decoded = greedy(model, batch, max_decode_length=max_decode_length, eos_id=eos_id, live=live)

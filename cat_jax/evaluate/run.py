@@ -200,25 +200,26 @@ def _stores(store_dir: str, mixture_or_task: str, split: str) -> list[ExampleSto
     """The stores of all tasks that have the split, in the mixture's order.
 
     Raises:
-      UserError: a store is missing, or its examples have no inputs.
+      UserError: a store is missing.
     """
     tasks = read_mixture(store_dir, mixture_or_task).of_split(split)
-    stores = [ExampleStore.open(store_dir, task.task, split) for task in tasks]
-    for store in stores:
-        if not store.has_inputs:
-            raise UserError(f"the examples of {store.directory} have no inputs", "evaluate tasks that ask something")
-    return stores
+    return [ExampleStore.open(store_dir, task.task, split) for task in tasks]
 
 
 def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str, settings: Mapping[str, Any]) -> Job:
     """The table of a model on a store.
 
     Raises:
-      UserError: there is no such model, or it has another vocabulary.
+      UserError: there is no such model, or it has another vocabulary, or an encoder and the examples no inputs.
     """
     model_dir, step = split_step_dir(model.model_dir, model.step)
     step = find_step(model_dir, step)
-    _, vocabularies = read_model_file(model_dir)
+    config, vocabularies = read_model_file(model_dir)
+    if config.prompt == "encoder" and not store.has_inputs:
+        raise UserError(
+            f"the examples of {store.directory} have no inputs for the encoder of {model_dir}",
+            "evaluate tasks that ask something",
+        )
     for name, feature in store.manifest.features.items():
         if vocabularies.get(name, feature.vocabulary) != feature.vocabulary:
             raise UserError(

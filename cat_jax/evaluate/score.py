@@ -52,7 +52,7 @@ class Scoring:
         lengths = np.array([max(map(len, each)) for each in options])
         # One shape for the whole store: the program's loops end at the options and tokens that a batch really has.
         self._count, self._length = int(counts.max()), -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
-        longest = store.manifest.feature_lengths["inputs"]
+        longest = store.manifest.feature_lengths.get("inputs", 0)
         self.chunks: list[Chunk] = plan_chunks(store.lengths[:, 0], longest, rows, lengths, counts)
 
     def program(self, graphdef: Any) -> Callable[..., Any]:
@@ -100,7 +100,8 @@ class Scoring:
 @functools.cache
 def _program(graphdef: Any, devices: Devices, normalization: str) -> Callable[..., Any]:
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, TokenStatistics]:
-        model, batch, lengths = nnx.merge(graphdef, params), prompt_batch(arrays["inputs"]), arrays["lengths"]
+        model, lengths = nnx.merge(graphdef, params), arrays["lengths"]
+        batch = prompt_batch(arrays["inputs"], model.config.prompt)
         with rows_over(devices.mesh, devices.axes):
             statistics = score_options(model, batch, arrays["options"], lengths)
         scores = jnp.sum(statistics.logprobs, axis=-1)

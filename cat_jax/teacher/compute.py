@@ -19,6 +19,7 @@ from cat_jax.teacher.forward import Step
 from cat_jax.teacher.groups import Group, group_examples
 from cat_jax.teacher.manifest import Recipe
 from cat_jax.teacher.shard import ShardBuffer
+from cat_jax.types import Prompt
 
 
 class ShardTeacher:
@@ -30,10 +31,12 @@ class ShardTeacher:
       step: the jitted step, on `mesh`.
       params: the teacher's parameters, on `mesh`.
       mesh: of this process's devices alone.
+      prompt: where the teacher reads the inputs.
     """
 
-    def __init__(self, store: ExampleStore, recipe: Recipe, step: Step, params: Any, mesh: Mesh):
+    def __init__(self, store: ExampleStore, recipe: Recipe, step: Step, params: Any, mesh: Mesh, prompt: Prompt):
         self._store, self._recipe, self._step, self._params = store, recipe, step, params
+        self._prompt: Prompt = prompt
         self._sharding, self._devices = batch_sharding(mesh, ALL_AXES), num_row_shards(mesh, ALL_AXES)
         self._assemblers: dict[tuple[int, int], Assembler] = {}
 
@@ -96,7 +99,7 @@ class ShardTeacher:
         shape = (input_length, target_length)
         if shape not in self._assemblers:
             lengths = {"inputs": input_length, "targets": target_length}
-            self._assemblers[shape] = Assembler([self._store], lengths, memory_bytes=0)
+            self._assemblers[shape] = Assembler([self._store], lengths, memory_bytes=0, prompt=self._prompt)
         return self._assemblers[shape]
 
     def _check_finite(self, shard: int, examples: np.ndarray, targets: np.ndarray, finite: np.ndarray) -> None:

@@ -97,10 +97,10 @@ def teach(
     unfinished = [(store, writer) for store, writer in writers if not writer.complete()]
     if unfinished:
         local = (mesh or MeshConfig()).build(jax.local_devices())
-        _, graphdef, params, _ = load_model(model_dir, mesh=local, rules=axis_rules, dtype=dtype, step=step)
+        config, graphdef, params, _ = load_model(model_dir, mesh=local, rules=axis_rules, dtype=dtype, step=step)
         compute = make_step(graphdef, layout, local)
         for store, writer in unfinished:
-            teacher = ShardTeacher(store, writer.recipe, compute, params, local)
+            teacher = ShardTeacher(store, writer.recipe, compute, params, local, config.prompt)
             _write(store, teacher, writer, range(index, len(store.shards), count))
     if process_count is None and count > 1:
         multihost_utils.sync_global_devices("cat_jax.teach")

@@ -15,7 +15,7 @@ from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
 
 Metrics = dict[str, Array]
 """What a step reports: `LossOutput.sums` (f32[tasks]), and the scalars loss_sum, weight_sum, grad_norm, learning_rate
-and input_tokens (of the encoder, without padding)."""
+and input_tokens (of what is asked, without padding)."""
 
 
 class Apply(Protocol):
@@ -72,10 +72,9 @@ def make_train_step(
         gradient = jax.tree.map(lambda g: divide(g, output.weight_sum), gradient_sum)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        inputs = batch.encoder_input_tokens
         metrics = {
             **output.sums,
-            "input_tokens": jnp.float32(0) if inputs is None else jnp.sum(inputs > 0, dtype=jnp.float32),
+            "input_tokens": _input_tokens(batch),
             "loss_sum": output.loss_sum,
             "weight_sum": output.weight_sum,
             "grad_norm": optax.tree.norm(gradient),
@@ -84,6 +83,13 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return train_step
+
+
+def _input_tokens(batch: Batch) -> Array:
+    """f32[]: the encoder's tokens, or those of the prefixes."""
+    inputs = batch.encoder_input_tokens
+    asked = (batch.decoder_target_tokens > 0) & (batch.decoder_loss_weights == 0) if inputs is None else inputs > 0
+    return jnp.sum(asked, dtype=jnp.float32)
 
 
 def split_rows(tree: Any, parts: int) -> Any:
