@@ -14,10 +14,10 @@ from cat_jax.errors import UserError
 from cat_jax.parallel.names import path_name
 
 AxisRules = Sequence[tuple[str, str | Sequence[str] | None]]
-"""(logical axis, mesh axis, several mesh axes, or None for "not split") pairs; each logical axis once."""
+"""(logical axis, mesh axis, several mesh axes, or None for "not split") pairs; each logical axis once. They place
+parameters alone: which axes split the rows of a batch is said in `parallel.batches`."""
 
 DEFAULT_RULES: AxisRules = (
-    ("batch", ("data", "fsdp")),
     ("vocab", "tensor"),
     ("embed", "fsdp"),
     ("mlp", "tensor"),
@@ -117,6 +117,11 @@ def _rule_table(rules: AxisRules, mesh: Mesh) -> dict[str, tuple[str, ...]]:
                     f"axis_rules map {logical!r} to {mesh_axis!r}, which is no mesh axis",
                     f"use {', '.join(mesh.axis_names)} or None",
                 )
+        if logical == "batch":
+            raise UserError(
+                "axis_rules map 'batch', and no rule splits rows",
+                "leave it out: rows are split over the mesh axes data and fsdp",
+            )
         if logical in table:
             raise UserError(f"axis_rules map {logical!r} twice", "keep one of the two rules")
         table[logical] = mesh_axes

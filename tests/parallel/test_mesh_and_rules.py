@@ -53,12 +53,16 @@ def test_bad_mesh_is_named(config, word):
         (("embed", "mlp"), (8, 12), P("fsdp", "tensor")),
         (("vocab", "embed"), (16, 8), P("tensor", "fsdp")),
         (("layers", "embed", "heads", "kv"), (3, 8, 4, 5), P(None, "fsdp", "tensor", None)),
-        (("batch", None), (8, 7), P(("data", "fsdp"), None)),
         ((), (), P()),
     ],
 )
 def test_default_rules(axes, shape, spec):
     assert partition_spec(axes, DEFAULT_RULES, shape, MESH) == spec
+
+
+def test_a_dimension_may_be_split_over_two_mesh_axes():
+    rules = (("embed", ("data", "fsdp")),)
+    assert partition_spec(("embed", None), rules, (8, 7), MESH) == P(("data", "fsdp"), None)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,8 @@ def test_default_rules(axes, shape, spec):
         (("embed",), (8,), (("embed", "model"),), "'model', which is no mesh axis"),
         (("embed", "embed"), (8, 8), DEFAULT_RULES, "split twice over mesh axis 'fsdp'"),
         (("vocab",), (30,), DEFAULT_RULES, "dimension 'vocab' = 30 of w cannot be split into 4"),
-        (("batch",), (6,), DEFAULT_RULES, "data=2, fsdp=2"),
+        (("embed",), (6,), (("embed", ("data", "fsdp")),), "data=2, fsdp=2"),
+        (("embed",), (8,), (("batch", "data"), ("embed", None)), "map 'batch', and no rule splits rows"),
         (("embed",), (8, 8), DEFAULT_RULES, "1 logical axes"),
         (("embed",), (8,), (("embed", None), ("embed", "fsdp")), "'embed' twice"),
     ],
