@@ -109,7 +109,7 @@ def distribution_of(
     """The one distribution that the signal holds, cut off from gradients: logits, (hidden, head) or sparse.
 
     Raises:
-      UserError: there is none or more than one, or it is of another vocabulary or temperature.
+      UserError: there is none or more than one, or it is of ids that the student lacks, or of another temperature.
     """
     held = [] if signal is None else [d for d in (signal.logits, signal.output, signal.sparse) if d is not None]
     if len(held) != 1:
@@ -124,12 +124,11 @@ def distribution_of(
                 f"set Objective.temperature = {teacher.temperature}, or run `cat-jax teach` at {temperature}",
             )
         return jax.lax.stop_gradient(teacher)
-    size = teacher.head.vocab_size if isinstance(teacher, ModelOutput) else teacher.shape[-1]
-    # Bare logits do not say how many of their columns are padding, so only too few of them are surely wrong.
-    if size < vocab_size or (isinstance(teacher, ModelOutput) and size != vocab_size):
+    # Ids that the teacher lacks have probability 0 for it. Bare logits do not say which columns are padding.
+    if isinstance(teacher, ModelOutput) and teacher.head.vocab_size > vocab_size:
         raise UserError(
-            f"the teacher's vocabulary has {size} ids, the student's {vocab_size}",
-            "train both on one vocabulary",
+            f"the teacher's vocabulary has {teacher.head.vocab_size} ids, the student's {vocab_size}",
+            f"set the student's vocab_size to {teacher.head.vocab_size}",
         )
     return jax.lax.stop_gradient(teacher)
 

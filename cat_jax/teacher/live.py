@@ -10,8 +10,9 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from cat_jax.checkpoint.params import checkpoint_fingerprint, load_model
+from cat_jax.checkpoint.params import load_model
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
+from cat_jax.teacher.manifest import TeacherIdentity
 from cat_jax.types import Batch, ModelConfig, TeacherSignal
 
 SignalFn = Callable[[Any, Batch], TeacherSignal]
@@ -33,6 +34,14 @@ class LiveTeacher:
     dtype: str = "float32"
     axis_rules: AxisRules | None = None
 
+    def identity(self) -> TeacherIdentity:
+        """Who it is, without loading it.
+
+        Raises:
+          UserError: there is no such checkpoint.
+        """
+        return TeacherIdentity.of(self.model_dir, self.step, self.dtype)
+
     def load(self, mesh: Mesh) -> LoadedTeacher:
         """Reads the checkpoint onto `mesh`.
 
@@ -43,7 +52,7 @@ class LiveTeacher:
         config, graphdef, params, step = load_model(
             self.model_dir, mesh=mesh, rules=rules, dtype=self.dtype, step=self.step
         )
-        return LoadedTeacher(graphdef, params, config, step, checkpoint_fingerprint(self.model_dir, step))
+        return LoadedTeacher(graphdef, params, config, TeacherIdentity.of(self.model_dir, step, self.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +62,7 @@ class LoadedTeacher:
     graphdef: Any
     params: Any
     config: ModelConfig
-    step: int
-    fingerprint: str
+    identity: TeacherIdentity
 
     def signal_fn(self) -> SignalFn:
         """A pure function (params, batch) -> TeacherSignal, to be called inside jit.

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cat_jax.checkpoint.params import Step, checkpoint_fingerprint, find_step, split_step_dir
 from cat_jax.data import layout as places
 from cat_jax.data.kind import RecordKind
 from cat_jax.errors import UserError
@@ -42,6 +43,17 @@ class TeacherIdentity:
     step: int = dataclasses.field(compare=False)
     fingerprint: str
     dtype: str
+
+    @staticmethod
+    def of(model_dir: str | os.PathLike, step: Step, dtype: str) -> TeacherIdentity:
+        """The identity of a checkpoint.
+
+        Raises:
+          UserError: there is no such checkpoint.
+        """
+        model_dir, step = split_step_dir(model_dir, step)
+        step = find_step(model_dir, step)
+        return TeacherIdentity(model_dir.resolve().name, step, checkpoint_fingerprint(model_dir, step), dtype)
 
     def __str__(self) -> str:
         return f"{self.name} at step {self.step} ({self.fingerprint[:12]}, {self.dtype})"

@@ -11,7 +11,6 @@ from jax.experimental import multihost_utils
 
 from cat_jax.checkpoint.params import (
     Step,
-    checkpoint_fingerprint,
     find_step,
     load_model,
     read_model_file,
@@ -135,7 +134,7 @@ def _recipe(
         vocabulary=manifest.features["targets"].vocabulary,
         vocab_size=config.vocab_size,
         feature_lengths=manifest.feature_lengths,
-        teacher=TeacherIdentity(model_dir.resolve().name, step, checkpoint_fingerprint(model_dir, step), dtype),
+        teacher=TeacherIdentity.of(model_dir, step, dtype),
         layout=layout,
         batch_size=batch_size,
         num_shards=len(store.shards),

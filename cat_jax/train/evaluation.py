@@ -18,10 +18,12 @@ from cat_jax.losses.objective import Objective
 from cat_jax.parallel.batches import check_batch_size, data_shard
 from cat_jax.teacher.manifest import signal_directory
 from cat_jax.teacher.store import StoredTeacher
-from cat_jax.train.inputs import Teacher, make_place, open_signals
+from cat_jax.train.inputs import make_place, open_signals
 from cat_jax.train.packed import PackedMetrics
 from cat_jax.train.program import TrainProgram
 from cat_jax.train.state import Params
+from cat_jax.train.teachers import Teacher
+from cat_jax.types import ModelConfig, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Evaluator:
 
     Args:
       program: the run's.
+      model: the student.
       objective: the training objective.
       dataset: what to measure on.
       teacher: the training's.
@@ -51,6 +54,7 @@ class Evaluator:
     def __init__(
         self,
         program: TrainProgram,
+        model: ModelConfig,
         objective: Objective,
         dataset: DatasetConfig,
         teacher: Teacher | None,
@@ -66,7 +70,8 @@ class Evaluator:
         if objective.needs_teacher and teacher is None:
             objective = Objective(w=1.0, keep="all", name="xent")
         self._dataset, self._max_batches = dataset, max_batches
-        self._signals = open_signals(dataset, teacher, objective)
+        self._prompt: Prompt = model.prompt
+        self._signals = open_signals(dataset, teacher, objective, model)
         self._task_names = [store.task for store in stores]
         self._program, self._place = program, make_place(program.mesh, objective)
         self._step = program.evaluator(objective, len(stores))
@@ -98,7 +103,9 @@ class Evaluator:
         kept: list[HostBatch] | None = []
         size = 0
         index, count = data_shard(self._program.mesh)
-        batches = make_eval_batches(self._dataset, process_index=index, process_count=count, signals=self._signals)
+        batches = make_eval_batches(
+            self._dataset, process_index=index, process_count=count, signals=self._signals, prompt=self._prompt
+        )
         for host, _ in itertools.islice(batches, self._max_batches):
             yield host
             size += _bytes((host.batch, host.signal))

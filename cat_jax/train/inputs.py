@@ -14,48 +14,48 @@ from cat_jax.data.assemble import HostBatch
 from cat_jax.data.loader import DatasetConfig, TrainIterator, make_train_iterator
 from cat_jax.data.manifest import FeatureInfo
 from cat_jax.data.mixture import open_stores
-from cat_jax.data.signal import SignalReader
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.parallel.batches import data_shard, shard_batch
-from cat_jax.teacher.live import LiveTeacher
-from cat_jax.teacher.store import StoredTeacher
-from cat_jax.types import Batch, ModelConfig, TeacherSignal
+from cat_jax.teacher.store import SignalStore, StoredTeacher
+from cat_jax.train.teachers import Teacher, check_signals
+from cat_jax.types import Batch, ModelConfig, Prompt, TeacherSignal
 
-Teacher = LiveTeacher | StoredTeacher
 Place = Callable[[HostBatch], tuple[Batch, TeacherSignal | None]]
 
 
 def open_signals(
-    dataset: DatasetConfig, teacher: Teacher | None, objective: Objective
-) -> Mapping[str, SignalReader] | None:
+    dataset: DatasetConfig, teacher: Teacher | None, objective: Objective, model: ModelConfig
+) -> Mapping[str, SignalStore] | None:
     """The readers of the stored signal of a dataset, by task; None where the teacher is live or absent.
 
     Raises:
-      UserError: see `StoredTeacher.readers`.
-    """
-    if not isinstance(teacher, StoredTeacher):
-        return None
-    stores, _ = open_stores(dataset.store_dir, dataset.mixture_or_task, dataset.split, dataset.feature_lengths)
-    return teacher.readers(stores, needs_distribution=objective.needs_distribution, temperature=objective.temperature)
-
-
-def open_training_data(
-    dataset: DatasetConfig, teacher: Teacher | None, objective: Objective, mesh: Mesh
-) -> TrainIterator:
-    """This process's part of the training batches.
-
-    Raises:
-      UserError: the stores, the signal or the batch size do not fit.
+      UserError: there is no teacher and the objective needs one; see `StoredTeacher.readers` and `check_signals`.
     """
     if teacher is None and objective.needs_teacher:
         raise UserError(
             f"the objective {objective.name} needs a teacher and there is none",
             "set TEACHER to @StoredTeacher() or @LiveTeacher(), or train xent",
         )
+    if not isinstance(teacher, StoredTeacher):
+        return None
+    stores, _ = open_stores(dataset.store_dir, dataset.mixture_or_task, dataset.split, dataset.feature_lengths)
+    distribution = {"needs_distribution": objective.needs_distribution, "temperature": objective.temperature}
+    signals = teacher.readers(stores, **distribution)
+    check_signals(signals, model, objective)
+    return signals
+
+
+def open_training_data(
+    dataset: DatasetConfig, signals: Mapping[str, SignalStore] | None, mesh: Mesh, prompt: Prompt
+) -> TrainIterator:
+    """This process's part of the training batches as the student reads them, with the stored signals if there are any.
+
+    Raises:
+      UserError: the stores or the batch size do not fit.
+    """
     index, count = data_shard(mesh)
-    signals = open_signals(dataset, teacher, objective)
-    return make_train_iterator(dataset, process_index=index, process_count=count, signals=signals)
+    return make_train_iterator(dataset, process_index=index, process_count=count, signals=signals, prompt=prompt)
 
 
 def check_vocabularies(

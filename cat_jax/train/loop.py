@@ -16,11 +16,12 @@ from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.teacher.live import LiveTeacher, LoadedTeacher
 from cat_jax.train.compilation import enable_compilation_cache
 from cat_jax.train.evaluation import Evaluator
-from cat_jax.train.inputs import Teacher, check_vocabularies, make_place, open_training_data
+from cat_jax.train.inputs import check_vocabularies, make_place, open_signals, open_training_data
 from cat_jax.train.optimizer import AdamW, OptimizerConfig
 from cat_jax.train.program import TeacherProgram, build_program
 from cat_jax.train.run import Plan, Run, TrainResult
 from cat_jax.train.run_file import claim_directory
+from cat_jax.train.teachers import Teacher, check_live, describe_teacher
 from cat_jax.types import ModelConfig
 
 _OPTIMIZER, _MESH, _CHECKPOINT = AdamW(), MeshConfig(), CheckpointConfig()
@@ -83,18 +84,21 @@ def train(
     enable_compilation_cache(compilation_cache_dir)
     devices = mesh.build()
     check_batch_size(train_dataset.batch_size, devices, num_microbatches)
-    data = open_training_data(train_dataset, teacher, objective, devices)
+    signals = open_signals(train_dataset, teacher, objective, model)
+    data = open_training_data(train_dataset, signals, devices, model.prompt)
     live = teacher if isinstance(teacher, LiveTeacher) else None
-    origins = {"teacher": live and live.model_dir, "initial checkpoint": initial_checkpoint_path}
+    if live is not None:
+        check_live(live, model, objective, data.stores)
     described = {
         "objective": objective,
         "train_dataset": train_dataset,
         "optimizer": optimizer,
-        "teacher": teacher,
+        "teacher": describe_teacher(teacher, signals),
         "seed": seed,
         "fine_tuned": initial_checkpoint_path is not None,
     }
-    claim_directory(model_dir, model, check_vocabularies(model, data.features, origins), described)
+    vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
+    claim_directory(model_dir, model, vocabularies, described)
     loaded = live.load(devices) if live is not None else None
     program = build_program(
         model,
@@ -108,7 +112,7 @@ def train(
     )
     evaluator = None
     if eval_dataset is not None:
-        evaluator = Evaluator(program, objective, eval_dataset, teacher, eval_batches)
+        evaluator = Evaluator(program, model, objective, eval_dataset, teacher, eval_batches)
         check_vocabularies(model, evaluator.features, {})
     flops = _flops_per_step(model, train_dataset, loaded)
     return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
@@ -131,7 +135,7 @@ def _check_plan(plan: Plan, num_microbatches: int, eval_batches: int | None, eva
         raise UserError("CheckpointConfig.keep_best needs evaluations", "set train.eval_dataset, or keep_best = False")
 
 
-def _flops_per_step(model: Any, dataset: DatasetConfig, teacher: LoadedTeacher | None) -> float:
+def _flops_per_step(model: ModelConfig, dataset: DatasetConfig, teacher: LoadedTeacher | None) -> float:
     lengths = dataset.feature_lengths
-    teacher_config: Any = teacher and teacher.config
+    teacher_config = None if teacher is None else teacher.config
     return dataset.batch_size * float(train_flops(model, lengths.get("inputs", 0), lengths["targets"], teacher_config))

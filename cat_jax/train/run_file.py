@@ -18,8 +18,10 @@ from cat_jax.files import read_json, write_json
 from cat_jax.types import ModelConfig
 
 TRAINING_FILE = "training.json"
-_PLACES = {"store_dir", "prefetch", "memory_bytes", "memory_examples", "signal_dir", "model_dir", "axis_rules"}
+_PLACES = {"store_dir", "prefetch", "memory_bytes", "memory_examples"}
 """Fields that say where something is or how fast it comes, not what it is: they may change between starts."""
+_NAMED = "named"
+"""A key beside "fingerprint": what people call the thing. It tells a difference, it never makes one."""
 
 
 def describe(value: Any) -> Any:
@@ -81,9 +83,14 @@ def first_difference(before: Any, after: Any, name: str = "") -> str | None:
 
     >>> first_difference({"optimizer": {"b1": 0.9}}, {"optimizer": {"b1": 0.8}})
     'optimizer.b1 was 0.9 and is now 0.8'
+    >>> first_difference({"fingerprint": "ab", "named": "old"}, {"fingerprint": "cd", "named": "new"}, "teacher")
+    'teacher was old (ab) and is now new (cd)'
     """
     if isinstance(before, dict) and isinstance(after, dict):
-        for key in sorted(before.keys() | after.keys(), key=lambda key: (key != "kind", key)):
+        if before.get("fingerprint") != after.get("fingerprint") and _NAMED in before and _NAMED in after:
+            was, now = (f"{side[_NAMED]} ({side['fingerprint'][:12]})" for side in (before, after))
+            return f"{name} was {was} and is now {now}"
+        for key in sorted((before.keys() | after.keys()) - {_NAMED}, key=lambda key: (key != "kind", key)):
             inner = f"{name}.{key}" if name else key
             difference = first_difference(before.get(key), after.get(key), inner)
             if difference:

@@ -14,6 +14,7 @@ from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.teacher.live import LiveTeacher, LoadedTeacher
+from cat_jax.teacher.manifest import TeacherIdentity
 from cat_jax.teacher.store import StoredTeacher
 
 
@@ -88,7 +89,7 @@ def test_the_teacher_has_its_own_dtype_and_no_gradient(world, mesh):
 def test_bit_and_distribution_share_one_head_product(world):
     wide = dataclasses.replace(CONFIG, embed_dim=64)
     teacher_def, teacher_params = nnx.split(wide.build(jax.random.key(0)))
-    live = LoadedTeacher(teacher_def, teacher_params, wide, 0, "")
+    live = LoadedTeacher(teacher_def, teacher_params, wide, TeacherIdentity("wide", 0, "", "float32"))
     graphdef, params = nnx.split(CONFIG.build(jax.random.key(0)))
 
     def flops(bit):
