@@ -5,6 +5,8 @@ Shape letters: B rows, T queries, S keys, H heads, K size of a head, D width.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -93,6 +95,11 @@ class Attention(nnx.Module):
         query, rate = _heads_first(self.query(x)), self.dropout_rate
         mixed = attend(query, keys, values, bias=bias, mask=mask, dropout_rate=rate, keep=keep)
         return self.output(jnp.swapaxes(mixed, 1, 2))
+
+
+def put_position(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+    """A cache [B, H, L, K] of keys or values with `new` [B, H, 1, K] at each row's own position, i32[B]."""
+    return jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1))(cache, new, index)
 
 
 def _heads_first(x: jax.Array) -> jax.Array:

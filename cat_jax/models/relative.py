@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,10 +78,11 @@ class RelativeBias(nnx.Module):
         rows = flat[:, : num_queries * (period - 1)].reshape(-1, num_queries, period - 1)
         return rows[:, :, num_queries - 1 :]
 
-    def row(self, query: jax.Array, num_keys: int) -> jax.Array:
-        """The bias of one query position i32[] (traced) on keys 0..S-1, f32[H, S]; 0 <= query < S."""
+    def rows(self, queries: jax.Array, num_keys: int) -> jax.Array:
+        """The bias of one query position a row, i32[B] (traced), on keys 0..S-1: f32[B, H, S]; 0 <= query < S."""
         by_distance = self._by_distance(1 - num_keys, num_keys - 1)
-        return jax.lax.dynamic_slice_in_dim(by_distance, num_keys - 1 - query, num_keys, axis=1)
+        slices = functools.partial(jax.lax.dynamic_slice_in_dim, by_distance, slice_size=num_keys, axis=1)
+        return jax.vmap(slices)(num_keys - 1 - queries)
 
     def _by_distance(self, first: int, last: int) -> jax.Array:
         buckets = relative_buckets(

@@ -25,9 +25,9 @@ from cat_jax.types import Batch, Head, ModelOutput
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class T5Cache:
-    """What decoding remembers: every array has the batch as its leading axis, except the position."""
+    """What decoding remembers: every array has the batch as its leading axis, and rows may be of different lengths."""
 
-    index: jax.Array  # i32[]: position of the next token
+    index: jax.Array  # i32[B]: position of the next token
     cross_mask: jax.Array  # bool[B, 1, 1, S]: inputs that are not padding
     layers: tuple[LayerCache, ...]
 
@@ -87,13 +87,13 @@ class T5(nnx.Module):
         encoded, cross_mask = self._encode(batch, None)
         layers = tuple(layer.empty_cache(encoded, max_decode_length) for layer in each_layer(self.decoder.layers))
         start = jnp.zeros(encoded.shape[:1], jnp.int32)
-        return self.step(start, T5Cache(jnp.int32(0), cross_mask, layers))
+        return self.step(start, T5Cache(start, cross_mask, layers))
 
     def step(self, tokens: jax.Array, cache: T5Cache) -> tuple[T5Cache, jax.Array]:
         """Takes the tokens i32[B] just chosen; returns the cache and the hidden state [B, D] that predicts the next."""
         room = cache.layers[0].self_keys.shape[2]
-        bias = self.decoder.relative.row(cache.index, room)[:, None]
-        self_mask = jnp.arange(room) <= cache.index
+        bias = self.decoder.relative.rows(cache.index, room)[:, :, None]
+        self_mask = (jnp.arange(room) <= cache.index[:, None])[:, None, None]
         x = self._embed(tokens[:, None])
         layers = []
         for layer, remembered in zip(each_layer(self.decoder.layers), cache.layers, strict=True):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cat_jax.models.attention import Attention
+from cat_jax.models.attention import Attention, put_position
 from cat_jax.models.dropout import Keep, dropout
 from cat_jax.models.layers import MLP, RMSNorm
 from cat_jax.models.t5_config import T5Config
@@ -141,14 +141,13 @@ class T5DecoderLayer(nnx.Module):
         self_mask: jax.Array,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, LayerCache]:
-        """One position: [B, 1, D] to [B, 1, D] and the cache with this position at `index` i32[].
+        """One position: [B, 1, D] to [B, 1, D] and the cache with this position at `index` i32[B].
 
-        `bias` f32[H, 1, L], `self_mask` bool[L] (the positions up to `index`), `cross_mask` bool[B, 1, 1, S].
+        `bias` f32[B, H, 1, L], `self_mask` bool[B, 1, 1, L] (positions up to `index`), `cross_mask` bool[B, 1, 1, S].
         """
         y = self.self_attention_norm(x)
         key, value = self.self_attention.keys_values(y)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_keys, key, index, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(cache.self_values, value, index, axis=2)
+        keys, values = put_position(cache.self_keys, key, index), put_position(cache.self_values, value, index)
         x = x + self.self_attention(y, keys, values, bias=bias, mask=self_mask)
         y = self.cross_attention_norm(x)
         x = x + self.cross_attention(y, cache.cross_keys, cache.cross_values, mask=cross_mask)
