@@ -41,15 +41,34 @@ class EvaluatedModel:
 
 
 class Mode(Protocol):
-    """How the examples of a store are answered: `Generation` or `Scoring`."""
+    """How the examples of a store are answered: `Generation` or `Scoring`. R is rows of a batch of this process."""
 
     chunks: list[Chunk]
+    """Every example of the store in exactly one chunk: a function of the store, not of the devices."""
 
-    def program(self, graphdef: Any) -> Callable[..., Any]: ...
+    def program(self, graphdef: Any) -> Callable[..., Any]:
+        """A jitted function (params, arrays) -> results, a pytree whose leaves have all processes' rows first.
 
-    def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]: ...
+        The arrays are those of `arrays`, rows split over the mesh; every process gets all results. Models of an equal
+        `graphdef` share one function, so that it is compiled once.
+        """
+        ...
 
-    def answers(self, results: Any) -> pa.Table: ...
+    def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]:
+        """What the program is fed: [R, ...] each, and always `examples` i32[R] as they came.
+
+        Args:
+          examples: i64[R] indices in the store; -1 for a row that only fills up, which `answers` leaves out.
+          input_length: what inputs are padded to; no input among `examples` is longer.
+
+        Raises:
+          UserError: the store is damaged.
+        """
+        ...
+
+    def answers(self, results: Any) -> pa.Table:
+        """Rows of `evaluate.answers.ANSWERS`, one for each row of `results` (as NumPy arrays) that is an example's."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

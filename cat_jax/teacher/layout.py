@@ -26,22 +26,52 @@ class SignalLayout(Protocol):
     """
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Its name in manifests, a key of `LAYOUTS`."""
+        ...
 
     @property
     def has_distribution(self) -> bool:
         """Whether it serves an objective with a distillation term."""
         ...
 
-    def record_dtype(self, vocab_size: int) -> np.dtype | None: ...
+    def record_dtype(self, vocab_size: int) -> np.dtype | None:
+        """The structured dtype of what is kept of one target position beside the bit; None for nothing.
 
-    def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]: ...
+        Its fields are those of `encode` but the bit, little-endian; ids may be three bytes, least first.
 
-    def assemble(self, padded: Mapping[str, np.ndarray], vocab_size: int) -> TeacherSignal: ...
+        Raises:
+          UserError: the layout does not fit a vocabulary of this size.
+        """
+        ...
 
-    def check_temperature(self, temperature: float) -> str | None: ...
+    def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:
+        """What is kept of N positions, inside jit: 'top1_correct' bool[N], and an array [N, ...] for each field.
 
-    def to_dict(self) -> dict[str, Any]: ...
+        Args:
+          logits: f32[N, V] of the teacher, columns of padding at -inf.
+          targets: i32[N].
+          uniforms: f32[N] in [0, 1), one random number a position.
+        """
+        ...
+
+    def assemble(self, padded: Mapping[str, np.ndarray], vocab_size: int) -> TeacherSignal:
+        """The signal [B, T, ...] of a batch, on the host.
+
+        Args:
+          padded: 'top1_correct' bool[B, T], and 'records' u8[B, T, bytes of a record] where there are records. Where no
+            target stands all bytes are 0, and what comes of them must be finite.
+          vocab_size: that of `record_dtype`.
+        """
+        ...
+
+    def check_temperature(self, temperature: float) -> str | None:
+        """What is wrong with an objective that divides logits by `temperature`, as words; None if nothing is."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: `kind` and the arguments of the constructor. Equal layouts give equal dictionaries."""
+        ...
 
 
 LAYOUTS: dict[str, Any] = {layout.kind: layout for layout in (BitLayout, SparseLayout, FullLayout)}

@@ -21,7 +21,9 @@ and input_tokens (of what is asked, without padding)."""
 class Apply(Protocol):
     """The student as a function of its parameters."""
 
-    def __call__(self, params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput: ...
+    def __call__(self, params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
+        """Hidden states [B, T, D] and the head; dropout from a typed key, none where it is None."""
+        ...
 
 
 SignalOf = Callable[[Any, Batch, TeacherSignal | None], TeacherSignal | None]

@@ -8,40 +8,25 @@ import sys
 import grain
 import numpy as np
 import pytest
+from loader_cases import (
+    FEATURE,
+    ToyBatchReader,
+    ToyReader,
+    arrays,
+    assert_same,
+    config,
+    examples,
+    hand_made,
+    readers,
+    recipe,
+    take,
+)
 
-from cat_jax.data.loader import DatasetConfig, make_eval_batches, make_train_iterator
-from cat_jax.data.manifest import FeatureInfo, Recipe
+from cat_jax.data.loader import make_eval_batches, make_train_iterator
 from cat_jax.data.mixture import Mixture, MixtureTask, write_mixture
-from cat_jax.data.record import Example
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.writer import write_store
 from cat_jax.errors import UserError
-from cat_jax.types import TeacherSignal
-
-FEATURE = FeatureInfo("v", 1000, 1, True)
-LENGTHS = {"inputs": 6, "targets": 4}
-
-
-def recipe(task, **fields):
-    return Recipe(
-        **{
-            "task": task,
-            "split": "train",
-            "features": {"inputs": FEATURE, "targets": FEATURE},
-            "feature_lengths": LENGTHS,
-            "num_shards": 2,
-            "keep_raw": False,
-            **fields,
-        }
-    )
-
-
-def examples(count, base, seed):
-    draw = np.random.default_rng(seed)
-    for k in range(count):
-        inputs = np.full(draw.integers(1, 7), base + k, np.int32)
-        targets = np.append(np.full(draw.integers(0, 4), base + k), 1).astype(np.int32)
-        yield Example(str(k), inputs, targets)
 
 
 @pytest.fixture(scope="module")
@@ -52,78 +37,6 @@ def root(tmp_path_factory):
     tasks = (MixtureTask("a", 3.0, ("train", "test")), MixtureTask("b", 1.0, ("train",)))
     write_mixture(root, Mixture("mix", tasks))
     return root
-
-
-def config(root, name="mix", **fields):
-    return DatasetConfig(
-        **{
-            "store_dir": str(root),
-            "mixture_or_task": name,
-            "split": "train",
-            "feature_lengths": LENGTHS,
-            "batch_size": 4,
-            "prefetch": 0,
-            **fields,
-        }
-    )
-
-
-class ToyReader:
-    """A signal that can be told from the example: probability = the target's id + its position / 10."""
-
-    def __init__(self, store):
-        self.store = store
-
-    def read(self, shard, index_in_shard, num_targets):
-        example = self.store[int(self.store.offsets[shard]) + index_in_shard]
-        assert len(example.targets) == num_targets
-        value = example.targets + np.arange(num_targets) / 10
-        return {"right": np.ones(num_targets, bool), "values": np.stack([value, -value], axis=1).astype(np.float32)}
-
-    def assemble(self, padded):
-        return TeacherSignal(top1_correct=padded["right"], logits=padded["values"])
-
-
-class ToyBatchReader(ToyReader):
-    """The same through the faster method."""
-
-    def read_batch(self, shards, indices_in_shard, num_targets):
-        each = [
-            self.read(*key)
-            for key in zip(shards.tolist(), indices_in_shard.tolist(), num_targets.tolist(), strict=True)
-        ]
-        return {name: np.concatenate([signal[name] for signal in each]) for name in each[0]}
-
-
-def readers(root, reader=ToyReader):
-    return {task: reader(ExampleStore.open(root, task, "train")) for task in ("a", "b")}
-
-
-def arrays(host_batch):
-    """Every array of a host batch by name."""
-    found = {f"batch.{k}": v for k, v in vars(host_batch.batch).items()}
-    if host_batch.signal is not None:
-        found |= {f"signal.{k}": v for k, v in vars(host_batch.signal).items()}
-    return {k: v for k, v in found.items() if v is not None}
-
-
-def assert_same(left, right):
-    left, right = arrays(left), arrays(right)
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-        assert left[name].dtype == right[name].dtype
-
-
-def take(iterator, count):
-    return [next(iterator) for _ in range(count)]
-
-
-def hand_made(tmp_path):
-    rows = [([5, 6, 7], [8, 9, 1]), ([10], [11, 1]), ([12, 13], [1]), ([14, 15, 16, 17], [18, 19, 20, 1])]
-    made = [Example(str(k), np.array(i, np.int32), np.array(t, np.int32)) for k, (i, t) in enumerate(rows)]
-    write_store(tmp_path, recipe("hand", num_shards=1), made)
-    return tmp_path
 
 
 def test_padded_batch_by_hand(tmp_path):
@@ -304,75 +217,6 @@ def test_eval_batches_of_chosen_examples_with_a_signal(root):
     assert indices.tolist() == [-1]
     assert last.signal.logits.shape == (1, 4, 2)
     assert not last.signal.top1_correct.any()
-
-
-PREFIX_LENGTHS = {"inputs": 4, "targets": 4}
-PREFIX = recipe("prefix", feature_lengths=PREFIX_LENGTHS, num_shards=1)
-"""Example 0 is [5, 6] -> [7, 1], example 1 has no inputs and the target [8, 9, 1], example 2 is [4] -> [1]."""
-
-
-def write_prefix_store(root):
-    rows = [([5, 6], [7, 1]), ([], [8, 9, 1]), ([4], [1])]
-    examples = [Example(str(k), *(np.array(side, np.int32) for side in row)) for k, row in enumerate(rows)]
-    write_store(root, PREFIX, examples)
-
-
-def test_inputs_as_a_prefix_by_hand(tmp_path):
-    write_prefix_store(tmp_path)
-    settings = config(tmp_path, "prefix", shuffle=False, batch_size=3, num_epochs=1, feature_lengths=PREFIX_LENGTHS)
-    reader = {"prefix": ToyReader(ExampleStore.open(tmp_path, "prefix", "train"))}
-    [host] = make_train_iterator(settings, prompt="prefix", signals=reader)
-    batch = host.batch
-    assert batch.decoder_target_tokens.shape == (3, 8)
-    assert batch.encoder_input_tokens is None
-    assert batch.decoder_positions is None
-
-    def columns(array):
-        assert not np.any(array[:, 4:])
-        return array[:, :4].tolist()
-
-    assert columns(batch.decoder_target_tokens) == [[5, 6, 7, 1], [8, 9, 1, 0], [4, 1, 0, 0]]
-    assert columns(batch.decoder_loss_weights) == [[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0]]
-    shifted = batch.decoder_input_tokens
-    assert [row[:n].tolist() for row, n in zip(shifted, (4, 3, 2), strict=True)] == [[0, 5, 6, 7], [0, 8, 9], [0, 4]]
-    # The signal of target j of example k stands at that target, and nowhere else.
-    unprefixed = next(make_train_iterator(settings, signals=reader)).signal.logits
-    expected = np.zeros_like(host.signal.logits)
-    for row, (prefix, count) in enumerate([(2, 2), (0, 3), (1, 1)]):
-        expected[row, prefix : prefix + count] = unprefixed[row, :count]
-    assert unprefixed.any()
-    np.testing.assert_array_equal(host.signal.logits, expected)
-
-
-def test_packed_rows_of_prefixes_by_hand(tmp_path):
-    """A row has inputs + targets columns, for either: the first two examples fill seven of eight."""
-    write_prefix_store(tmp_path)
-    settings = config(
-        tmp_path, "prefix", shuffle=False, batch_size=2, pack=True, num_epochs=1, feature_lengths=PREFIX_LENGTHS
-    )
-    [host] = make_train_iterator(settings, prompt="prefix")
-    batch = host.batch
-    assert batch.decoder_target_tokens.tolist() == [[5, 6, 7, 1, 8, 9, 1, 0], [4, 1, 0, 0, 0, 0, 0, 0]]
-    assert batch.decoder_input_tokens.tolist() == [[0, 5, 6, 7, 0, 8, 9, 0], [0, 4, 0, 0, 0, 0, 0, 0]]
-    assert batch.decoder_loss_weights.tolist() == [[0, 0, 1, 1, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
-    assert batch.decoder_segment_ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
-    assert batch.decoder_positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
-    state = make_train_iterator(settings, prompt="prefix").get_state()
-    with pytest.raises(UserError, match="of other data"):
-        make_train_iterator(settings).set_state(state)
-
-
-def test_a_store_without_inputs_has_no_encoder_fields(tmp_path):
-    lm = recipe("lm", features={"targets": FEATURE}, feature_lengths={"targets": 4}, num_shards=1)
-    write_store(tmp_path, lm, [Example("0", None, np.array([7, 8, 1], np.int32))])
-    for pack in (False, True):
-        settings = config(tmp_path, "lm", pack=pack, batch_size=2)
-        batch = next(make_train_iterator(settings, prompt="prefix")).batch
-        assert batch.encoder_input_tokens is None
-        assert batch.encoder_segment_ids is None
-        assert batch.decoder_input_tokens.tolist() == [[0, 7, 8, 0 if pack else 1]] * 2
-        with pytest.raises(UserError, match="have no inputs for the model's encoder to read: use a decoder-only model"):
-            make_train_iterator(settings)
 
 
 def test_the_position_travels_in_a_checkpoint(root, tmp_path):
