@@ -111,6 +111,6 @@ def test_the_command_for_a_pod_trains_on_processes_of_this_machine(workspace):
         assert there in command
         command = command.replace(there, here)
     launcher = f"{sys.executable} -m cat_jax_launch.local --processes 2 --devices_per_process 2 --"
-    sizes = "--gin.T5Config.vocab_size=384 --gin.T5Config.embed_dim=32 --gin.T5Config.mlp_dim=64"
+    sizes = "--gin.T5Config.embed_dim=32 --gin.T5Config.mlp_dim=64"
     run(f"{launcher} {command} {sizes} --gin.BATCH_SIZE=32", workspace)
     assert (workspace / "runs/pod/checkpoints").exists()
