@@ -1,4 +1,8 @@
-"""The order of the tests."""
+"""The order of the tests.
+
+Types are promoted by JAX's standard rules: under `jax_numpy_dtype_promotion = "strict"` optax's Adam fails, which
+raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correction`).
+"""
 
 
 def pytest_collection_modifyitems(items):
