@@ -16,21 +16,39 @@ import numpy as np
 BLOCK = 2**21
 """Numbers in a block of weights, at most: it should stay near the processor's caches."""
 
+_FEW = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Resamples:
-    """Reproducible resamples of tasks' examples: a function of the seed, the task's name and its size, no more."""
+    """Reproducible resamples of tasks' examples: a function of the seed, the task's name and its size, no more.
+
+    Attributes:
+      count: how many.
+      seed: of the draws.
+      dear: how many of them, the first so many, for a metric that is computed anew for each.
+    """
 
     count: int = 1000
     seed: int = 0
+    dear: int = 100
     _drawn: dict[tuple[str, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
-    def blocks(self, tasks: Sequence[str], sizes: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yields f64[N, R] weights of the examples of `tasks`, one task after the other; `count` columns in all."""
-        rows = max(1, BLOCK // sum(sizes))
-        drawn = [self._task(task, size) for task, size in zip(tasks, sizes, strict=True)]
-        for start in range(0, self.count, rows):
-            yield np.concatenate([d[:, start : start + rows] for d in drawn]).astype(np.float64)
+    def used(self, dear: bool) -> int:
+        """How many resamples there are for a metric that is, or is not, computed anew for each."""
+        return min(self.count, self.dear) if dear else self.count
+
+    def blocks(self, tasks: Sequence[str], sizes: Sequence[int], dear: bool = False) -> Iterator[np.ndarray]:
+        """Yields f64[N, R] weights of the examples of `tasks`, one task after the other; `used(dear)` columns in all.
+
+        Dear ones come a few at a time, so that progress can be told.
+        """
+        count = self.used(dear)
+        rows = _FEW if dear else max(1, BLOCK // sum(sizes))
+        drawn = [self._task(task, size) for task, size in zip(tasks, sizes, strict=True)] if count else []
+        for start in range(0, count, rows):
+            end = min(start + rows, count)
+            yield np.concatenate([d[:, start:end] for d in drawn]).astype(np.float64)
 
     def _task(self, task: str, size: int) -> np.ndarray:
         """Uint8[size, count]: how often each example of a task is drawn in `size` draws."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from cat_jax.cascade.threshold import Target, parse_target
 from cat_jax.cascade.training import training_histories
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -38,6 +41,7 @@ def cascade(
     rates: Sequence[float] = (0.1, 0.3, 0.5),
     kept: Sequence[float] = (0.95,),
     resamples: int = 1000,
+    function_resamples: int = 100,
     level: float = 0.95,
     seed: int = 0,
     functions: Mapping[str, MetricFunction] | None = None,
@@ -65,9 +69,12 @@ def cascade(
       rates: deferral rates at which quality is read off.
       kept: shares of the large model's quality at which saved FLOPs are read off.
       resamples: bootstrap resamples; 0 for no intervals.
+      function_resamples: how many of them in scopes with a metric that is neither a mean nor BLEU, which is computed
+        anew for every point of every resampled curve; 0 for no intervals there.
       level: of the intervals.
       seed: of the resamples.
-      functions: from a task whose metric is neither a mean nor BLEU to the function that computes it.
+      functions: from a task whose metric is neither a mean nor BLEU to the function that computes it, for any mixture
+        of two models' answers.
       histories: from a small model's name to its training log, metrics.jsonl.
       configs: from a name to the text of an operative configuration, shown in the report.
       title: heading of the report.
@@ -81,11 +88,12 @@ def cascade(
     """
     parsed = [parse_rule(rule) for rule in rules]
     aims = [parse_target(target) for target in targets]
-    _check(parsed, rates, kept, resamples, level)
+    _check(parsed, rates, kept, min(resamples, function_resamples), level)
     splits = [test_split] + ([validation_split] if validation_split is not None else [])
     inputs = load_inputs(tables_dir, large, students, tasks, splits, functions)
     reading = Reading(tuple(rates), tuple(kept), _baseline(inputs, baseline))
-    draws = Resamples(resamples, seed)
+    draws = Resamples(resamples, seed, function_resamples)
+    _announce(inputs, draws)
     settings = _settings(parsed, aims, reading, draws)
     settings |= {"level": level, "test_split": test_split, "validation_split": validation_split}
     results = {"version": VERSION, "title": title, "settings": settings, "configs": dict(configs or {})}
@@ -109,6 +117,7 @@ def _settings(
         "headline_rate": reading.headline_rate,
         "kept": list(reading.kept),
         "resamples": draws.count,
+        "function_resamples": draws.used(dear=True),
         "seed": draws.seed,
     }
 
@@ -124,6 +133,16 @@ def _check(
         raise UserError(f"shares of quality {list(kept)} are not positive", "give numbers such as 0.95 in kept")
     if resamples < 0 or not 0 < level < 1:
         raise UserError(f"{resamples} resamples at level {level}", "give a count from 0 and a level between 0 and 1")
+
+
+def _announce(inputs: Inputs, draws: Resamples) -> None:
+    """Says why the numbers of a metric that is a function take their time."""
+    for task in inputs.functional_tasks:
+        logger.info(
+            "the metric of %s is computed anew for every mixture of answers: its intervals come from %d resamples, "
+            "not %d (cascade.function_resamples)",
+            *(task, draws.used(dear=True), draws.count),
+        )
 
 
 def _baseline(inputs: Inputs, wanted: str | None) -> str:

@@ -55,6 +55,12 @@ class Inputs:
         pooled = (POOLED, EQUAL_RATES) if len(self.tasks) > 1 else ()
         return pooled + tuple(task_scope(task) for task in self.tasks)
 
+    @property
+    def functional_tasks(self) -> tuple[str, ...]:
+        """The tasks whose metric is neither a mean nor BLEU."""
+        pairs = next(iter(next(iter(self.pairs.values())).values()))
+        return tuple(task for task in self.tasks if pairs[task].kind == "function")
+
     def views(self, split: str, rule: ConfidenceRule) -> dict[str, dict[str, View]]:
         """views[scope][student] of a split under a confidence rule."""
         views: dict[str, dict[str, View]] = {scope: {} for scope in self.scopes}
@@ -110,6 +116,6 @@ def load_inputs(
             for student in named:
                 pair = join(load_answers(tables_dir, student.name, task, split), teacher)
                 pairs[split][student.name][task] = pair
-                scored += [pair.small, pair.large] if pair.kind == "mean" else []
-        scales[task] = score_scale(scored) if scored else 1.0
+                scored += [pair.small, pair.large]
+        scales[task] = score_scale(scored)
     return Inputs(large, named, tuple(tasks), pairs, scales, dict(functions or {}))

@@ -12,6 +12,7 @@ from cat_jax.cascade.curve import Curve, random_quality
 from cat_jax.cascade.inputs import Student
 from cat_jax.cascade.summary import against, summarize
 from cat_jax.cascade.view import View
+from cat_jax.progress import Progress
 
 GRID = np.linspace(0, 1, 101)
 """Deferral rates at which curves are averaged over seeds, kept and drawn."""
@@ -64,15 +65,21 @@ class Measured:
 
 
 def measure(views: Mapping[str, View], students: Sequence[Student], reading: Reading, resamples: Resamples) -> Measured:
-    """Measures `views[student]` of one scope. Metrics that cost a call per point are not resampled."""
+    """Measures `views[student]` of one scope; tells its progress where every resample costs calls of a function."""
     curves = {name: view.curve() for name, view in views.items()}
     point = _draw(views, curves, students, reading, None)
     first = next(iter(views.values()))
-    blocks = []
-    if first.quality.max_points is None:
-        for weights in resamples.blocks(first.tasks, first.sizes):
-            drawn = {name: view.curve(weights) for name, view in views.items()}
-            blocks.append(_draw(views, drawn, students, reading, weights))
+    blocks, dear, done = [], first.quality.max_points is not None, 0
+    count = resamples.used(dear)
+    progress = Progress(f"cascade {' + '.join(first.tasks)}", count, "resamples") if dear and count else None
+    for weights in resamples.blocks(first.tasks, first.sizes, dear):
+        drawn = {name: view.curve(weights) for name, view in views.items()}
+        blocks.append(_draw(views, drawn, students, reading, weights))
+        done += weights.shape[1]
+        if progress is not None:
+            progress.update(done)
+    if progress is not None:
+        progress.close()
     if not blocks:
         blocks = [{name: _nothing(drawn) for name, drawn in point.items()}]
     resampled = {name: Drawn.concatenate([block[name] for block in blocks]) for name in views}

@@ -2,12 +2,14 @@
 
 A `Quality` knows both models' answers to N examples. Of an order of deferral it says the quality at every cut, under R
 sets of example weights at once. Metrics that are functions of summed statistics (means, BLEU) cost one pass over
-running sums for all points together; any other metric is recomputed on each merged output, so its curve has few points.
+running sums for all points together; any other metric is recomputed on each merged output, so that its curves have few
+points and its intervals few resamples.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -19,8 +21,11 @@ from cat_jax.cascade.pairs import Answers, Pair
 from cat_jax.cascade.running import Running
 from cat_jax.errors import UserError
 
-MetricFunction = Callable[[Sequence[str], pa.Table], float]
-"""(predictions[N], the table's rows) -> the metric of this output."""
+MetricFunction = Callable[[Sequence[str], pa.Table, str], float]
+"""(predictions[N], the table's rows without their per-token columns, the split) -> the metric of this output."""
+
+PER_TOKEN = ("prediction_tokens", "token_logprobs", "token_entropies", "token_margins")
+"""Columns that no metric of an output needs, and most of the bytes of a table."""
 
 
 class Quality(Protocol):
@@ -78,26 +83,41 @@ def bleu_value(sums: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class FunctionQuality:
-    """Any metric: recomputed on every merged output, so on few thresholds. A weight w repeats an example w times."""
+    """Any metric: recomputed on every merged output, so on few thresholds. A weight w repeats an example w times.
+
+    Attributes:
+      small: the small model's table.
+      large: the large model's, row by row of the same examples.
+      function: the metric.
+      split: of the tables.
+      scale: factor on what the function says.
+    """
 
     small: pa.Table
     large: pa.Table
     function: MetricFunction
+    split: str = "test"
+    scale: float = 1.0
     max_points: int | None = 21
+
+    @functools.cached_property
+    def _both(self) -> pa.Table:
+        """The rows of both tables, one after the other."""
+        both = pa.concat_tables([self.small, self.large])
+        return both.drop_columns([name for name in PER_TOKEN if name in both.column_names]).combine_chunks()
 
     def merged(self, running: Running) -> np.ndarray:
         """See `Quality.merged`; R x P calls of the function."""
         count = len(running.order)
-        both = pa.concat_tables([self.small, self.large]).combine_chunks()
         rank = np.empty(count, dtype=np.int64)
         rank[running.order] = np.arange(count)
         quality = np.empty((running.weights.shape[1], len(running.cuts)))
         for r, repeats in enumerate(running.weights.T.astype(np.int64)):
             rows = np.repeat(np.arange(count), repeats)
             for p, cut in enumerate(running.cuts):
-                merged = both.take(pa.array(np.where(rank[rows] < cut, rows + count, rows)))
-                quality[r, p] = self.function(merged.column("prediction").to_pylist(), merged)
-        return quality
+                merged = self._both.take(pa.array(np.where(rank[rows] < cut, rows + count, rows)))
+                quality[r, p] = self.function(merged.column("prediction").to_pylist(), merged, self.split)
+        return self.scale * quality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +150,17 @@ class MacroQuality:
 
 
 def score_scale(tables: Sequence[Answers]) -> float:
-    """100 for scores on 0 to 1 in every table, else 1: curves and reports are on 0 to 100."""
-    scores = np.concatenate([t.numbers("score") for t in tables])
+    """100 for scores on 0 to 1 in every table, else 1: curves and reports are on 0 to 100.
+
+    Of a metric that is no mean of scores, what the tables state is looked at. BLEU is on 0 to 100 by itself.
+    """
+    values = [t.numbers("score") for t in tables if t.info.metric_kind == "mean"]
+    values += [
+        np.array([t.info.metrics.get(t.info.metric, np.nan)]) for t in tables if t.info.metric_kind == "function"
+    ]
+    if not values:
+        return 1.0
+    scores = np.concatenate(values)
     return 100.0 if scores.min() >= 0 and scores.max() <= 1 else 1.0
 
 
@@ -140,7 +169,7 @@ def task_quality(pair: Pair, scale: float = 1.0, function: MetricFunction | None
 
     Args:
       pair: the joined tables.
-      scale: factor on the scores of a "mean" metric.
+      scale: factor on the scores of a "mean" metric, and on the values of a "function".
       function: the metric of a "function" task.
 
     Raises:
@@ -154,9 +183,9 @@ def task_quality(pair: Pair, scale: float = 1.0, function: MetricFunction | None
     if function is None:
         raise UserError(
             f"the metric {pair.large.info.metric} of {pair.task} can only be scored by the task's own function",
-            "name the module of the task",
+            "give it in functions",
         )
-    return FunctionQuality(pair.small.table, pair.large.table, function)
+    return FunctionQuality(pair.small.table, pair.large.table, function, pair.large.info.split, scale)
 
 
 def _statistics(answers: Answers) -> np.ndarray:

@@ -68,12 +68,14 @@ def measurements(
     groups, headline = inputs.objectives, inputs.scopes[0]
     views = inputs.views(split, rules[0])
     check_endpoints(inputs, split, views)
-    results: dict[str, Any] = {"summary": {}, "differences": {}, "curves": {"rate": aggregate.grid()}, "cells": {}}
+    curves: dict[str, Any] = {"rate": aggregate.grid()}
+    results: dict[str, Any] = {"resamples": {}, "summary": {}, "differences": {}, "curves": curves, "cells": {}}
     for scope in inputs.scopes:
         measured = measure(views[scope], inputs.students, reading, draws)
+        results["resamples"][scope] = len(next(iter(measured.resampled.values())).quality)
         results["summary"][scope] = aggregate.estimates(measured, groups, draws, level)
         results["differences"][scope] = aggregate.differences(measured, groups, reading.baseline, draws, level)
-        results["curves"][scope] = aggregate.curves(measured, groups, reading.baseline, level)
+        curves[scope] = aggregate.curves(measured, groups, reading.baseline, level)
         if scope != EQUAL_RATES:
             results["cells"][scope] = {
                 objective: _mean_cells([views[scope][s.name] for s in students])
@@ -142,16 +144,15 @@ def check_endpoints(inputs: Inputs, split: str, views: Mapping[str, Mapping[str,
     for student in inputs.students:
         for task in inputs.tasks:
             pair, view = inputs.pairs[split][student.name][task], views[task_scope(task)][student.name]
-            if pair.kind == "function":
-                continue
             ends = view.curve().quality[0, [0, -1]]
             for answers, drawn in zip((pair.small, pair.large), ends, strict=True):
                 stated = answers.info.metrics.get(answers.info.metric)
                 if stated is None or not np.isfinite(stated):
                     continue
-                # A table may score examples on 0 to 1 and state its metric on 0 to 100.
-                if min(abs(stated - drawn), abs(stated * inputs.scales[task] - drawn)) > 1e-3:
+                # A table may score examples on 0 to 1 and state its metric on 0 to 100. NaN is no metric at all.
+                if not min(abs(stated - drawn), abs(stated * inputs.scales[task] - drawn)) <= 1e-3:
+                    ours = "give the metric the kind 'function'" if pair.kind != "function" else "mend the function"
                     raise UserError(
                         f"{answers} states {answers.info.metric} {stated:g}, but its rows give {drawn:g}",
-                        "evaluate this model again, or give the metric the kind 'function'",
+                        f"evaluate this model again, or {ours}",
                     )

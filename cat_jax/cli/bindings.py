@@ -144,6 +144,12 @@ class Bindings:
         found = self.merged().get(name)
         return None if found is None else found.value
 
+    def with_optional(self, macros: Iterable[str]) -> Bindings:
+        """With None for those of the macros that have no value, be they declared as required or not at all."""
+        known = self.merged()
+        lacking = [name for name in macros if name not in known or known[name].value == REQUIRED]
+        return Bindings((*self.items, *(Binding("", name, "", None) for name in lacking)), self.imports)
+
     def reachable(self, roots: Sequence[str], signature: Signature = lambda name: None) -> Reach:
         """Follows references and macros from configurables, in gin's scopes.
 

@@ -16,13 +16,15 @@ MANUAL = Manual(
     Reads the tables that `evaluate` wrote for a large and several small models, and draws what a cascade of them does:
     quality against deferral rate and FLOPs, thresholds picked on validation and reported on test, and how training
     objectives compare. Writes report.html (one file, no network), results.json (every number in it) and curve.svg.
-    Imports neither JAX nor TensorFlow.
+    Imports neither JAX nor TensorFlow; SeqIO only for tasks whose metric is neither a mean over examples nor BLEU.
     """,
     macros={
         "TABLES_DIR": "the directory that evaluate wrote: TABLES_DIR/<model>/<task>.<split>.parquet",
         "REPORT_DIR": "where report.html, results.json and curve.svg go",
         "LARGE": "the name of the large model",
         "STUDENTS": "each small model's name, objective and seed, e.g. {'small-0': ('cat_xent', 0)}",
+        "MIXTURE_OR_TASK_MODULE": "the module of the task, if a metric of it is neither a mean nor BLEU",
+        "STORE_DIR": "where its stores are, in that case too",
     },
     example="""
     cat-jax cascade --gin_file=runs/cascade.gin --gin.TABLES_DIR='"runs/tables"' --gin.REPORT_DIR='"runs/report"' \\
@@ -35,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, _ = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration
+    from cat_jax.cli.task_metrics import TaskMetrics
     from cat_jax.report.files import write_report
 
     command = configuration.configure(configuration.of_flags(flags), "cascade")
@@ -44,6 +47,10 @@ def main(argv: Sequence[str]) -> int:
         given["tasks"] = tasks_of(given["tables_dir"], given["large"], given["test_split"])
     if given.get("configs"):
         given["configs"] = {name: text_or_file(value) for name, value in given["configs"].items()}
+    if isinstance(given["functions"], TaskMetrics):
+        splits = [split for split in (given["test_split"], given["validation_split"]) if split is not None]
+        found = given["functions"].functions(given["tables_dir"], given["large"], given["tasks"], splits)
+        given["functions"] = found
     report = write_report(command.call(), given["output_dir"])
     save_configuration(given["output_dir"], command)
     print(report.table)

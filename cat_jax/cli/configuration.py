@@ -181,6 +181,7 @@ def configure(bindings: Bindings, root: str) -> Command:
       UserError: an unknown name or parameter, missing values (all are named), or what a constructor refuses.
     """
     reach = check(bindings, root)
+    bindings = bindings.with_optional(names.NAMES[root].optional)
     for name in reach.visited:
         if name in names.NAMES:
             _register(name)
@@ -207,6 +208,7 @@ def check(bindings: Bindings, root: str) -> Reach:
     Raises:
       UserError: an unknown name or parameter, or missing values (all are named).
     """
+    bindings = bindings.with_optional(names.NAMES[root].optional)
     for statement in bindings.imports:
         _import(statement)
     for name, item in bindings.names().items():

@@ -19,12 +19,14 @@ class Name:
       attribute: its name there.
       light: importing the module imports no JAX.
       supplied: required parameters that the command can find out by itself.
+      optional: macros without which it can do, mostly: None where nobody gives them a value.
     """
 
     module: str
     attribute: str
     light: bool = False
     supplied: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.attribute)
@@ -35,7 +37,13 @@ ROOTS = {
     "teach": Name("cat_jax.teacher.writer", "teach"),
     "train": Name("cat_jax.train.loop", "train"),
     "evaluate": Name("cat_jax.evaluate.run", "evaluate"),
-    "cascade": Name("cat_jax.cascade.experiment", "cascade", light=True, supplied=("tasks",)),
+    "cascade": Name(
+        "cat_jax.cascade.experiment",
+        "cascade",
+        light=True,
+        supplied=("tasks",),
+        optional=("MIXTURE_OR_TASK_MODULE", "STORE_DIR"),
+    ),
     "run": Name("cat_jax.cli.run", "run", light=True, supplied=("flags",)),
 }
 """What the commands call."""
@@ -58,6 +66,7 @@ OBJECTS = {
     "Schedule": Name("cat_jax.train.schedule", "Schedule"),
     "SparseLayout": Name("cat_jax.teacher.layout", "SparseLayout"),
     "StoredTeacher": Name("cat_jax.teacher.store", "StoredTeacher"),
+    "TaskMetrics": Name("cat_jax.cli.task_metrics", "TaskMetrics", light=True),
     "T5Config": Name("cat_jax.models.t5_config", "T5Config"),
 }
 """What the commands' arguments are made of."""

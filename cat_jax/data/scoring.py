@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,10 @@ class Scored:
     higher_is_better: bool = True
 
 
-Measure = Callable[[Sequence[int], Sequence[str]], dict[str, float]]
+OptionScores = Sequence[Sequence[float]] | None
+"""Log-likelihoods of each row's options; None where answers were written, not chosen."""
+
+Measure = Callable[[Sequence[int], Sequence[str], OptionScores], dict[str, float]]
 """Metrics of the examples at some indices, given a prediction for each of them."""
 
 
@@ -46,7 +50,7 @@ def score_table(
     task_name: str,
     predictions: Sequence[str],
     raws: Sequence[Mapping[str, Any]],
-    option_scores: Sequence[Sequence[float]] | None = None,
+    option_scores: OptionScores = None,
     headline: str | None = None,
 ) -> Scored:
     """Runs the task's postprocessor and metric functions as SeqIO's Evaluator does.
@@ -67,9 +71,9 @@ def score_table(
     everything = range(len(examples))
     metrics: dict[str, float] = {}
     owner: dict[str, Measure] = {}
-    for measure in _measures(task, examples, option_scores):
+    for measure in measures(task, examples, option_scores):
         try:
-            found = measure(everything, predictions)
+            found = measure(everything, predictions, option_scores)
         except Exception as e:
             problem = f"a metric of task {task_name!r} fails ({type(e).__name__}: {e})"
             raise UserError(problem, "check the task's metric_fns and postprocess_fn on its own targets") from e
@@ -82,8 +86,17 @@ def score_table(
     headline = headline or next(iter(metrics))
     if headline not in metrics:
         raise UserError(f"task {task_name!r} has no metric {headline!r}", f"name one of: {', '.join(metrics)}")
-    scored = _decompose(task, examples, predictions, owner[headline], metrics, headline)
-    return dataclasses.replace(scored, higher_is_better=_higher_is_better(owner[headline], headline, examples))
+
+    def headline_of(indices: Sequence[int], texts: Sequence[str]) -> float | None:
+        chosen = None if option_scores is None else [option_scores[i] for i in indices]
+        try:
+            found = owner[headline](indices, texts, chosen).get(headline)
+        except Exception:  # a metric need not be defined on every subset
+            return None
+        return found if found is not None and math.isfinite(found) else None
+
+    scored = _decompose(task, examples, predictions, headline_of, metrics, headline)
+    return dataclasses.replace(scored, higher_is_better=_higher_is_better(headline_of, examples))
 
 
 def as_numpy(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,48 +118,65 @@ def _as_numpy(value: Any) -> Any:
         return items
 
 
-def _measures(
-    task: Any, examples: Sequence[Mapping[str, Any]], option_scores: Sequence[Sequence[float]] | None
-) -> list[Measure]:
-    """One for each metric function or object of the task, in its order."""
-    targets = [_target(task, example) for example in examples]
+def measures(task: Any, examples: Sequence[Mapping[str, Any]], option_scores: OptionScores) -> list[Measure]:
+    """One for each metric function or object of a task, in its order.
 
-    def processed(indices: Sequence[int], predictions: Sequence[str]) -> list[Any]:
-        pairs = zip(indices, predictions, strict=True)
-        return [task.postprocess_fn(p, example=examples[i], is_target=False) for i, p in pairs]
+    Args:
+      task: of SeqIO.
+      examples: their raw fields, as `as_numpy` gives them. What the postprocessor makes of an answer to one of them is
+        remembered: the same answers come in many mixtures.
+      option_scores: of a whole table, by which it is told whether rows bring one number or several; without, metric
+        functions of (targets, scores) are left out.
+    """
+    targets = [_target(task, example) for example in examples]
+    single = all(len(row) == 1 for row in option_scores or ())
+
+    @functools.cache
+    def processed(index: int, prediction: str) -> Any:
+        return task.postprocess_fn(prediction, example=examples[index], is_target=False)
 
     def of_predictions(function: Callable[..., Any]) -> Measure:
-        return lambda indices, predictions: _numbers(
-            function(targets=[targets[i] for i in indices], predictions=processed(indices, predictions))
-        )
+        def measure(
+            indices: Sequence[int], predictions: Sequence[str], option_scores: OptionScores
+        ) -> dict[str, float]:
+            return _numbers(
+                function(targets=[targets[i] for i in indices], predictions=list(map(processed, indices, predictions)))
+            )
 
-    def of_scores(function: Callable[..., Any], values: Sequence[Any]) -> Measure:
-        return lambda indices, predictions: _numbers(
-            function(targets=[targets[i] for i in indices], scores=[values[i] for i in indices])
-        )
+        return measure
+
+    def of_scores(function: Callable[..., Any]) -> Measure:
+        def measure(
+            indices: Sequence[int], predictions: Sequence[str], option_scores: OptionScores
+        ) -> dict[str, float]:
+            rows = list(option_scores or ())
+            values = [row[0] for row in rows] if single else rows
+            return _numbers(function(targets=[targets[i] for i in indices], scores=values))
+
+        return measure
 
     def of_object(metric: Any) -> Measure:
-        def measure(indices: Sequence[int], predictions: Sequence[str]) -> dict[str, float]:
+        def measure(
+            indices: Sequence[int], predictions: Sequence[str], option_scores: OptionScores
+        ) -> dict[str, float]:
             chosen = [examples[i] for i in indices]
             collected = metric.from_model_output(chosen, np.array(list(predictions), object), task.output_features)
             return _numbers(collected.actual_compute(chosen, task.output_features)[0])
 
         return measure
 
-    measures = [of_predictions(function) for function in task.predict_metric_fns]
-    if task.score_metric_fns and option_scores is not None:
-        single = all(len(scores) == 1 for scores in option_scores)
-        values = [scores[0] for scores in option_scores] if single else list(option_scores)
-        measures += [of_scores(function, values) for function in task.score_metric_fns]
+    found = [of_predictions(function) for function in task.predict_metric_fns]
+    if option_scores is not None:
+        found += [of_scores(function) for function in task.score_metric_fns]
     for metric in task._metric_objs_constructor_args:
         if hasattr(metric, "actual_compute"):
-            measures.append(of_object(metric))
+            found.append(of_object(metric))
         else:
             logger.warning("task %r: %s takes token ids, not text; it is left out", task.name, type(metric).__name__)
     if task.predict_with_aux_metric_fns:
         names = ", ".join(getattr(f, "__name__", "?") for f in task.predict_with_aux_metric_fns)
         logger.warning("task %r: metrics of auxiliary values are left out (%s)", task.name, names)
-    return measures
+    return found
 
 
 def _target(task: Any, example: Mapping[str, Any]) -> Any:
@@ -169,13 +199,11 @@ def _decompose(
     task: Any,
     examples: Sequence[Mapping[str, Any]],
     predictions: Sequence[str],
-    measure: Measure,
+    value: Callable[[Sequence[int], Sequence[str]], float | None],
     metrics: dict[str, float],
     headline: str,
 ) -> Scored:
-    def value(indices: Sequence[int], predictions: Sequence[str]) -> float | None:
-        return _value(measure, headline, indices, predictions)
-
+    """How the headline metric of merged predictions is found; `value` is that metric of some examples, or None."""
     singles = [value([i], [prediction]) for i, prediction in enumerate(predictions)]
     trials = _trials(predictions, _target_texts(examples))
     known = [(trial, found) for trial in trials if (found := value(*trial)) is not None]
@@ -203,19 +231,12 @@ def _decompose(
     return Scored(metrics, headline, "function", singles)
 
 
-def _value(measure: Measure, headline: str, indices: Sequence[int], predictions: Sequence[str]) -> float | None:
-    """The headline metric of some examples; None where it is not defined."""
-    try:
-        found = measure(indices, predictions).get(headline)
-    except Exception:  # a metric need not be defined on every subset
-        return None
-    return found if found is not None and math.isfinite(found) else None
-
-
-def _higher_is_better(measure: Measure, headline: str, examples: Sequence[Mapping[str, Any]]) -> bool:
+def _higher_is_better(
+    value: Callable[[Sequence[int], Sequence[str]], float | None], examples: Sequence[Mapping[str, Any]]
+) -> bool:
     """Whether the targets, taken as answers, score no less than empty answers; True where the metric cannot tell."""
     targets = _target_texts(examples[:_TRIAL])
-    right, empty = (_value(measure, headline, range(len(targets)), texts) for texts in (targets, [""] * len(targets)))
+    right, empty = (value(range(len(targets)), texts) for texts in (targets, [""] * len(targets)))
     return right is None or empty is None or right >= empty
 
 

@@ -96,12 +96,12 @@ def routing_sentences(results: Mapping[str, Any]) -> list[str]:
 
 def method(results: Mapping[str, Any]) -> str:
     """How the intervals were made."""
-    settings = results["settings"]
-    if not settings["resamples"]:
+    settings, count = results["settings"], results["resamples"][results["headline_scope"]]
+    if not count:
         return "No intervals were computed."
     level = percent(settings["level"])
     return (
-        f"Brackets and bands are {level} percentile intervals of {thousands(settings['resamples'])} bootstrap "
+        f"Brackets and bands are {level} percentile intervals of {thousands(count)} bootstrap "
         "resamples of the test examples, the same resamples for every model, the trained models held fixed; "
         "numbers are means over seeds."
     )

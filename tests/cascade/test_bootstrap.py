@@ -37,6 +37,16 @@ def test_blocks_are_pieces_of_the_same_draws(monkeypatch):
     assert np.array_equal(np.concatenate(pieces, axis=1), whole)
 
 
+def test_dear_resamples_are_the_first_of_all():
+    draws = Resamples(20, 0, dear=12)
+    whole = weights(draws, ("a", 30))
+    pieces = list(draws.blocks(["a"], [30], dear=True))
+    assert np.array_equal(np.concatenate(pieces, axis=1), whole[:, :12])
+    assert max(piece.shape[1] for piece in pieces) < 12, "a few at a time"
+    assert (Resamples(5, 0, dear=12).used(dear=True), draws.used(dear=True), draws.used(dear=False)) == (5, 12, 20)
+    assert list(Resamples(20, 0, dear=0).blocks(["a"], [30], dear=True)) == []
+
+
 def test_intervals_cover_at_their_level():
     generator = np.random.default_rng(0)
     covered = 0

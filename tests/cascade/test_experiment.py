@@ -209,31 +209,63 @@ def test_a_mix_of_metrics_is_pooled_as_the_mean_of_tasks(tmp_path):
         assert found["summary"]["pooled"][objective]["small_quality"]["mean"] == pytest.approx(np.mean(parts))
 
 
-def test_a_metric_of_any_kind_is_drawn_without_intervals(tmp_path):
+def functional(tmp_path, **changes):
+    """A cascade on a task whose metric is the squared share of the teacher's answers, and its calls by split."""
     for split in ("validation", "test"):
-        for model in ("teacher", "a"):
-            ids = [str(i) for i in range(30)]
-            logprobs = [[-float(i)] for i in range(30)]
-            cascade_tables.write(tmp_path, model, "t", split, ids=ids, kind="function", logprobs=logprobs)
+        for model, metric in (("teacher", 1.0), ("a", 0.0)):
+            fields = {"ids": [str(i) for i in range(30)], "logprobs": [[-float(i)] for i in range(30)]}
+            info = {"metric": "share", "metrics": {"share": metric}}
+            cascade_tables.write(tmp_path, model, "t", split, kind="function", info=info, **fields)
+    calls = {"validation": 0, "test": 0}
 
-    def share_of_teacher(predictions, rows):
-        assert len(rows) == len(predictions)
-        return 100 * np.mean([p.startswith("teacher") for p in predictions])
+    def share_of_teacher(predictions, rows, split):
+        calls[split] += 1
+        assert rows.column("prediction").to_pylist() == predictions
+        assert not any("token" in name for name in rows.column_names)
+        return np.mean([p.startswith("teacher") for p in predictions]) ** 2
 
-    found = cascade(
-        tables_dir=tmp_path,
-        large="teacher",
-        students={"a": ("cat", 0)},
-        tasks=["t"],
-        output_dir=tmp_path / "out",
-        resamples=10,
-        functions={"t": share_of_teacher},
-    )
+    arguments = {"tables_dir": tmp_path, "large": "teacher", "students": {"a": ("cat", 0)}, "tasks": ["t"]}
+    arguments |= {"output_dir": tmp_path / "out", "functions": {"t": share_of_teacher}, "targets": ("rate=0.3",)}
+    return cascade(**arguments | changes), calls
+
+
+def test_a_metric_of_any_kind_is_recomputed_on_few_resamples(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        found, calls = functional(tmp_path, resamples=50, function_resamples=20)
+    assert "the metric of t is computed anew" in caplog.text
+    assert "from 20 resamples, not 50 (cascade.function_resamples)" in caplog.text
+    assert (found["settings"]["resamples"], found["settings"]["function_resamples"]) == (50, 20)
+    assert found["resamples"] == {"task:t": 20}
+    assert 20 * 21 <= calls["test"] <= 20 * 21 + 20 + 200
+    assert calls["validation"] > 0
+    assert found["tasks"]["t"]["scale"] == 100, "the metric is on 0 to 1"
     summary = found["summary"]["task:t"]["cat"]
-    assert summary["auc_df"]["mean"] == pytest.approx(50)
-    assert summary["auc_df"]["interval"] is None
-    assert found["curves"]["task:t"]["cat"]["quality"] == pytest.approx(list(range(101)))
+    assert (summary["small_quality"]["mean"], summary["large_quality"]["mean"]) == (0, 100)
+    assert found["curves"]["task:t"]["cat"]["quality"][20] == pytest.approx(4)
+    low, high = summary["quality_at_30"]["interval"]
+    assert low <= summary["quality_at_30"]["mean"] <= high
+    [row] = found["thresholds"]["task:t"]
+    low, high = row["test"]["quality"]["interval"]
+    assert low < row["test"]["quality"]["mean"] < high
     assert found["settings"]["baseline"] == "cat"
+
+
+def test_a_metric_of_any_kind_without_resamples_has_no_intervals(tmp_path):
+    found, calls = functional(tmp_path, function_resamples=0)
+    assert found["resamples"] == {"task:t": 0}
+    assert found["summary"]["task:t"]["cat"]["auc_df"]["interval"] is None
+    assert calls["test"] < 250
+
+
+def test_a_function_that_disagrees_with_the_tables_is_refused(tmp_path):
+    for function in (lambda predictions, rows, split: 0.5, lambda predictions, rows, split: float("nan")):
+        with pytest.raises(UserError, match=r"the table of a on t \(test\) states share 0, but its rows give (50|nan)"):
+            functional(tmp_path, functions={"t": function})
+
+
+def test_a_metric_of_any_kind_needs_its_function(tmp_path):
+    with pytest.raises(UserError, match="the metric share of t can only be scored by the task's own function"):
+        functional(tmp_path, functions=None)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +286,7 @@ def test_a_metric_of_any_kind_is_drawn_without_intervals(tmp_path):
         ({"kept": (0,)}, "not positive", "0.95"),
         ({"level": 95}, "level 95", "between 0 and 1"),
         ({"resamples": -1}, "-1 resamples", "count from 0"),
+        ({"resamples": 9, "function_resamples": -1}, "-1 resamples", "count from 0"),
         ({"students": {"xent-0": ("a", 0), "xent-1": ("a", 0)}}, "both a with seed 0", "own objective or seed"),
         ({"histories": {"nobody": "x"}}, "nobody", "leave it out"),
         ({"histories": {"xent-0": "/nowhere/metrics.jsonl"}}, "/nowhere/metrics.jsonl", "train this model"),

@@ -70,7 +70,8 @@ def test_an_arbitrary_function_is_recomputed_on_each_merged_output(tmp_path):
     pair = pair_of(tmp_path, "function", [None] * 3, [None] * 3, prediction={"small": small, "large": large})
     seen = []
 
-    def distinct(predictions, rows):
+    def distinct(predictions, rows, split):
+        assert split == "test"
         seen.append((predictions, rows.column("target").to_pylist()))
         return 100 * len(set(predictions)) / len(predictions)
 
@@ -90,7 +91,9 @@ def test_function_and_sums_agree_under_weights():
     generator = np.random.default_rng(2)
     small, large = generator.random((2, 12)).round(3)
     tables = [cascade_table(values) for values in (small, large)]
-    function = FunctionQuality(*tables, lambda predictions, rows: float(np.mean([float(p) for p in predictions])))
+    function = FunctionQuality(
+        *tables, lambda predictions, rows, split: float(np.mean([float(p) for p in predictions]))
+    )
     sums = SumQuality(small[:, None], large[:, None], mean_value)
     where = ordering(generator.normal(size=12))
     weights = generator.integers(0, 3, (12, 5)).astype(float)

@@ -148,4 +148,11 @@ add("toy_objects", metric_fns=[], metric_objs=[seqio.metrics.PassthroughLegacyMe
 add("toy_twice", metric_fns=[any_of, lambda targets, predictions: any_of(targets, predictions)])
 add("toy_errors", metric_fns=[error_rate])
 add("toy_unscored", metric_fns=[])
+
+
+def picky(targets, predictions):
+    return {"picky": 100.0 / sum(p == "1" for p in predictions)}
+
+
+add("toy_picky", metric_fns=[picky])
 add("toy_failing", metric_fns=[lambda targets, predictions: {"x": 1 / 0}])
