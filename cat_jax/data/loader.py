@@ -225,7 +225,7 @@ class _Batches(grain.DatasetIterator[HostBatch]):
 
 
 class _PaddedBatches(_Batches):
-    """One example a row; the state is a stream position, so the batch size may change between runs."""
+    """One example a row; the state is a stream position, and says nothing of the batch size."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)

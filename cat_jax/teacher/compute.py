@@ -44,7 +44,7 @@ class ShardTeacher:
         """The signal of a shard; `report` is called with the target tokens of each batch.
 
         Raises:
-          UserError: the teacher's hidden states are not finite, or the store is damaged.
+          UserError: the teacher's numbers are not finite, or the store is damaged.
         """
         offset = int(self._store.offsets[shard])
         lengths = self._store.lengths[offset : int(self._store.offsets[shard + 1])]

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from cat_jax.parallel.activations import rows_over
 from cat_jax.parallel.batches import ALL_AXES, batch_sharding, num_row_shards
 from cat_jax.teacher.draws import position_uniforms
+from cat_jax.teacher.finite import finite
 from cat_jax.teacher.layout import SignalLayout
 from cat_jax.types import Batch, Head
 
@@ -27,7 +28,7 @@ Step = Callable[[Any, Batch, jax.typing.ArrayLike, jax.typing.ArrayLike, jax.Arr
 def make_step(graphdef: Any, layout: SignalLayout, mesh: Mesh) -> Step:
     """A jitted function (params, batch, seed u32[], shard u32[], indices u32[B]) -> fields [B, T, ...].
 
-    The fields are those of `layout.encode` and "finite": whether the teacher's hidden state is. `indices` are those of
+    The fields are those of `layout.encode` and "finite": whether the teacher's numbers are. `indices` are those of
     the rows' examples in the shard. Each device computes its own rows with parameters that are gathered where they are
     used: a program of the same shapes whatever the mesh.
     """
@@ -41,7 +42,7 @@ def make_step(graphdef: Any, layout: SignalLayout, mesh: Mesh) -> Step:
         places = jnp.cumsum(batch.decoder_loss_weights > 0, axis=-1) - 1  # a prompt before the targets does not count
         uniforms = position_uniforms(seed, shard, indices, places)
         fields = _encode(layout, output.head, shards, output.hidden, batch.decoder_target_tokens, uniforms)
-        return {**fields, "finite": jnp.isfinite(output.hidden).all(-1)}
+        return {**fields, "finite": finite(output)}
 
     return jax.jit(step, out_shardings=batch_sharding(mesh, ALL_AXES))
 

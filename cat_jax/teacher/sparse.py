@@ -28,14 +28,14 @@ class SparseLayout:
       tail_draws: draws from what the top-k leaves out, each worth tail mass / tail_draws: unbiased. With 0 the whole
         tail is one ghost bucket: less noise for a peaked teacher, but biased.
       temperature: divides the logits. A draw cannot be reweighted, so the objective must use the same temperature.
-      target_log_probability: also keep log p(target) at temperature 1, two bytes, for filters on the teacher's
-        confidence.
+      target_log_probability: also keep log p(target) at temperature 1, two bytes. No objective reads it;
+        `target_log_probabilities` does, for a look at the data.
     """
 
     top_k: int = 8
     tail_draws: int = 16
     temperature: float = 1.0
-    target_log_probability: bool = True
+    target_log_probability: bool = False
 
     kind = "sparse"
     has_distribution = True

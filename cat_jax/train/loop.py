@@ -108,7 +108,7 @@ def train(
         rules=DEFAULT_RULES if axis_rules is None else axis_rules,
         num_tasks=len(data.task_names),
         num_microbatches=num_microbatches,
-        teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params),
+        teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params, str(loaded.identity)),
     )
     evaluator = None
     if eval_dataset is not None:

@@ -37,10 +37,12 @@ class TeacherProgram:
     Attributes:
       signal: (parameters, batch) -> signal, pure.
       params: its parameters, arrays or `jax.ShapeDtypeStruct`s with shardings.
+      name: for messages.
     """
 
     signal: Callable[[Any, Batch], TeacherSignal]
     params: Any
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class TrainProgram:
       evaluator: (objective, number of tasks) -> a jitted (parameters, teacher leaves, batch, stored signal) ->
         `PackedMetrics` of sums.
       teacher_leaves: the teacher's parameters as the steps take them; empty without a live teacher.
+      teacher_name: for messages; empty without a live teacher.
     """
 
     mesh: Mesh
@@ -65,6 +68,7 @@ class TrainProgram:
     step: Any
     evaluator: Callable[[Objective, int], Any]
     teacher_leaves: list[Any]
+    teacher_name: str = ""
 
 
 def build_program(
@@ -141,6 +145,7 @@ def build_program(
         ),
         evaluator=evaluator,
         teacher_leaves=leaves,
+        teacher_name="" if teacher is None else teacher.name,
     )
 
 

@@ -80,7 +80,7 @@ class Run:
         self._model_dir, self._plan, self._program = model_dir, plan, program
         self._data, self._place, self._evaluator = data, place, evaluator
         self._clock = Clock(flops_per_step, program.mesh.size)
-        self._window = MetricWindow()
+        self._window = MetricWindow(teacher=program.teacher_name)
         self._writer: MetricsWriter | None = None
         self._progress: Progress | None = None
         self._scores: Mapping[str, float] = {}
@@ -92,7 +92,7 @@ class Run:
 
         Raises:
           Preempted: SIGTERM or Ctrl-C; the checkpoint is sealed.
-          NonFiniteError: a loss, gradient norm or parameter is NaN or infinite; no checkpoint has it.
+          NonFiniteError: a loss, gradient norm, parameter or number of the teacher is not finite; no checkpoint has it.
           UserError: the disk is full, or a checkpoint is damaged or of something else.
         """
         with CheckpointManager(self._model_dir, self._plan.checkpoint) as self._checkpoints:
@@ -117,7 +117,7 @@ class Run:
         if step is not None:
             restored = self._checkpoints.restore(step, *to_checkpoint(abstract))
             self._data.set_state(restored.host["data"])
-            self._window = MetricWindow(restored.host["window"])
+            self._window = MetricWindow(restored.host["window"], self._program.teacher_name)
             self._scores = read_seal(self._checkpoints.directory / str(step)).metrics
             self._evaluated = self._saved = step
             logger.info("restored step %d from %s", step, self._checkpoints.directory)

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from cat_jax.losses.objective import Objective, divide
+from cat_jax.teacher.finite import finite
 from cat_jax.train.state import Params, TrainState
 from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
 
 Metrics = dict[str, Array]
-"""What a step reports: `LossOutput.sums` (f32[tasks]), and the scalars loss_sum, weight_sum, grad_norm, learning_rate
-and input_tokens (of what is asked, without padding)."""
+"""What a step reports: `LossOutput.sums` (f32[tasks]), and the scalars loss_sum, weight_sum, grad_norm, learning_rate,
+input_tokens (of what is asked, without padding) and teacher_failures (target tokens for which a live teacher's numbers
+are not finite)."""
 
 
 class Apply(Protocol):
@@ -61,16 +63,16 @@ def make_train_step(
         if objective.needs_uniform:
             uniform = jax.random.uniform(jax.random.fold_in(key, 0), batch.decoder_target_tokens.shape)
 
-        def loss_sum(params: Params, part: tuple[Any, Array]) -> tuple[Array, LossOutput]:
+        def loss_sum(params: Params, part: tuple[Any, Array]) -> tuple[Array, tuple[LossOutput, Array]]:
             (batch, signal, uniform), dropout_key = part
             signal = signal_of(teacher, batch, signal)
             student = apply(params, batch, dropout_key)
             output = objective(student, batch, signal, num_tasks=num_tasks, uniform=uniform)
-            return output.loss_sum, output
+            return output.loss_sum, (output, _teacher_failures(signal, batch))
 
         parts = split_rows((batch, signal, uniform), num_microbatches)
         keys = jax.vmap(lambda m: jax.random.fold_in(key, m))(jnp.arange(1, num_microbatches + 1))
-        gradient_sum, output = sum_gradients(loss_sum, state.params, (parts, keys), num_microbatches)
+        gradient_sum, (output, failures) = sum_gradients(loss_sum, state.params, (parts, keys), num_microbatches)
         gradient = jax.tree.map(lambda g: divide(g, output.weight_sum), gradient_sum)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
@@ -81,6 +83,7 @@ def make_train_step(
             "weight_sum": output.weight_sum,
             "grad_norm": optax.tree.norm(gradient),
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "teacher_failures": failures,
         }
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
@@ -94,6 +97,13 @@ def _input_tokens(batch: Batch) -> Array:
     return jnp.sum(asked, dtype=jnp.float32)
 
 
+def _teacher_failures(signal: TeacherSignal | None, batch: Batch) -> Array:
+    """f32[]: a stored signal was checked when it was taught."""
+    if signal is None or signal.output is None:
+        return jnp.float32(0)
+    return jnp.sum(~finite(signal.output) & (batch.decoder_loss_weights > 0), dtype=jnp.float32)
+
+
 def split_rows(tree: Any, parts: int) -> Any:
     """[B, ...] -> [parts, B / parts, ...]: part m takes rows m, m + parts, ..., so that each stays spread over devices.
 
@@ -104,11 +114,11 @@ def split_rows(tree: Any, parts: int) -> Any:
 
 
 def sum_gradients(
-    loss_sum: Callable[[Params, Any], tuple[Array, LossOutput]], params: Params, parts: Any, num_parts: int
-) -> tuple[Mapping[str, Array], LossOutput]:
-    """Gradients and outputs of `loss_sum`, added up over the leading axis of `parts`, in f32 at least."""
+    loss_sum: Callable[[Params, Any], tuple[Array, Any]], params: Params, parts: Any, num_parts: int
+) -> tuple[Mapping[str, Array], Any]:
+    """Gradients and what `loss_sum` returns beside the loss, summed over the leading axis of `parts`, in f32 or f64."""
 
-    def of_part(part: Any) -> tuple[Mapping[str, Array], LossOutput]:
+    def of_part(part: Any) -> tuple[Mapping[str, Array], Any]:
         gradient, output = jax.grad(loss_sum, has_aux=True)(params, part)
         return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (gradient, output))
 

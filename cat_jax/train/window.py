@@ -13,7 +13,7 @@ from cat_jax.errors import NonFiniteError
 from cat_jax.losses.metrics import summarize
 from cat_jax.train.packed import PackedMetrics
 
-SCALARS = ("loss_sum", "weight_sum", "grad_norm", "learning_rate", "input_tokens")
+SCALARS = ("loss_sum", "weight_sum", "grad_norm", "learning_rate", "input_tokens", "teacher_failures")
 """What a step reports beside `LossOutput.sums`."""
 
 
@@ -25,9 +25,11 @@ class MetricWindow:
 
     Args:
       state: of a checkpoint; None starts empty.
+      teacher: the name of a live one, for messages.
     """
 
-    def __init__(self, state: Mapping[str, Any] | None = None):
+    def __init__(self, state: Mapping[str, Any] | None = None, teacher: str = ""):
+        self._teacher = teacher
         self._pending: collections.deque[tuple[int, PackedMetrics]] = collections.deque()
         self._steps = 0
         self._learning_rate = 0.0
@@ -44,12 +46,13 @@ class MetricWindow:
         """Fetches and adds all but the newest `leave` steps; waits for them if need be.
 
         Raises:
-          NonFiniteError: the loss or the gradient norm of a step is NaN or infinite; the first such step is named.
+          NonFiniteError: the loss, the gradient norm or a number of the teacher is NaN or infinite in a step; the first
+            such step is named.
         """
         while len(self._pending) > leave:
             step, packed = self._pending.popleft()
             metrics = packed.fetch()
-            _check_finite(step, metrics)
+            self._check_finite(step, metrics)
             self._learning_rate = float(metrics.pop("learning_rate"))
             self._steps += 1
             for name, value in metrics.items():
@@ -76,12 +79,18 @@ class MetricWindow:
         totals = {name: total.tolist() for name, total in self._totals.items()}
         return {"steps": self._steps, "learning_rate": self._learning_rate, "totals": totals}
 
-
-def _check_finite(step: int, metrics: Mapping[str, np.ndarray]) -> None:
-    loss, norm = float(metrics["loss_sum"]), float(metrics["grad_norm"])
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        what = "loss" if not math.isfinite(loss) else "gradient norm"
-        raise NonFiniteError(
-            f"the {what} of step {step} is not finite (loss sum {loss:g}, gradient norm {norm:g})",
-            "lower the learning rate, set max_grad_norm, or look at its data; the last checkpoint is sound",
-        )
+    def _check_finite(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        failures = float(metrics["teacher_failures"])
+        if failures > 0:
+            raise NonFiniteError(
+                f"the teacher {self._teacher} gives numbers that are not finite for {failures:g} target tokens of step "
+                f"{step}",
+                "choose another checkpoint of it, or dtype float32; the last checkpoint of this run is sound",
+            )
+        loss, norm = float(metrics["loss_sum"]), float(metrics["grad_norm"])
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            what = "loss" if not math.isfinite(loss) else "gradient norm"
+            raise NonFiniteError(
+                f"the {what} of step {step} is not finite (loss sum {loss:g}, gradient norm {norm:g})",
+                "lower the learning rate, set max_grad_norm, or look at its data; the last checkpoint is sound",
+            )

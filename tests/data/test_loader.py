@@ -142,6 +142,23 @@ def test_any_number_of_hosts_sees_the_same_global_batches(root, pack):
 
 
 @pytest.mark.parametrize("pack", [False, True])
+def test_another_batch_size_goes_on_with_the_next_example(root, pack):
+    """An example of task a is one number, 100 + k, at each of its inputs."""
+    first, then = (make_train_iterator(config(root, "a", batch_size=n, pack=pack, num_epochs=1)) for n in (3, 8))
+    batches = take(first, 2)
+    then.set_state(first.get_state())
+    batches += list(then)
+    rows = np.concatenate([batch.batch.encoder_input_tokens for batch in batches])
+    assert sorted(set(rows[rows > 0].tolist())) == list(range(100, 123))
+    in_order = make_train_iterator(config(root, "a", batch_size=23, num_epochs=1))
+    expected = next(in_order).batch.encoder_input_tokens
+    for number in range(100, 123):
+        assert (rows == number).sum() == (expected == number).sum(), "once"
+    if not pack:
+        assert [row[0] for row in rows if row[0]] == expected[:, 0].tolist()
+
+
+@pytest.mark.parametrize("pack", [False, True])
 def test_epochs_are_complete(root, pack):
     settings = config(root, "a", num_epochs=3, pack=pack)
     store = ExampleStore.open(root, "a", "train")

@@ -59,7 +59,7 @@ def test_sparse_by_hand():
 def test_temperature_by_hand():
     # softmax(log p / 2) is in proportion to sqrt p: 4, 2, 1, 1 over 8. The bit and log p(target) stay at temperature 1.
     p = np.array([[16, 4, 1, 1]]) / 22
-    layout = SparseLayout(top_k=2, tail_draws=0, temperature=2.0)
+    layout = SparseLayout(top_k=2, tail_draws=0, temperature=2.0, target_log_probability=True)
     sparse = through(layout, log(p), np.array([0])).sparse
     np.testing.assert_allclose(sparse.probabilities[0, 0], [0.5, 0.25], rtol=3e-4)
     np.testing.assert_allclose(sparse.tail_mass[0, 0], 0.25, rtol=3e-4)
@@ -149,11 +149,11 @@ def test_full_is_exact_and_drops_padded_columns():
 @pytest.mark.parametrize(
     ("layout", "vocab", "bytes_per_record"),
     [
-        (SparseLayout(), 32128, 68),
-        (SparseLayout(), 151_936, 92),
-        (SparseLayout(top_k=4, tail_draws=8), 32128, 36),
-        (SparseLayout(top_k=4, tail_draws=8, target_log_probability=False), 65536, 34),
-        (SparseLayout(top_k=16, tail_draws=0), 32128, 68),
+        (SparseLayout(), 32128, 66),
+        (SparseLayout(), 151_936, 90),
+        (SparseLayout(top_k=4, tail_draws=8), 65536, 34),
+        (SparseLayout(top_k=4, tail_draws=8, target_log_probability=True), 32128, 36),
+        (SparseLayout(top_k=16, tail_draws=0), 32128, 66),
         (FullLayout(), 136, 544),
     ],
 )
@@ -172,7 +172,7 @@ def test_bytes_of_a_record(layout, vocab, bytes_per_record):
         (lambda: layout_from_dict({"kind": "wavelet"}), "unknown signal layout"),
         (lambda: layout_from_dict({"kind": "bit", "top_k": 3}), "unknown signal layout"),
         (
-            lambda: SparseLayout(target_log_probability=False).target_log_probabilities(np.zeros((1, 66), "u1"), 99),
+            lambda: SparseLayout().target_log_probabilities(np.zeros((1, 66), "u1"), 99),
             "no target log-probabilities",
         ),
     ],

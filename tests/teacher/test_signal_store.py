@@ -71,6 +71,20 @@ def test_the_first_targets_alone_can_be_read(world):
         reader.read(shard, within, 21)
 
 
+def test_the_targets_probabilities_are_there_if_asked_for(world, tmp_path):
+    layout = SparseLayout(top_k=4, tail_draws=6, target_log_probability=True)
+    teach(world.root / "model", world.root / "store", "toy:a", tmp_path, layout=layout, batch_size=8)
+    reader = SignalStore.open(tmp_path, world.store)
+    for index in (0, 25, 59):
+        example = world.store[index]
+        records = reader.read(*divmod(index, 20), len(example.targets))["records"]
+        logits = reference_logits(world.model, example)
+        expected = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[
+            np.arange(len(logits)), example.targets
+        ]
+        np.testing.assert_allclose(layout.target_log_probabilities(records, 40), expected, atol=3e-4)
+
+
 @pytest.mark.parametrize("layout", ["bit", "sparse", "full"])
 @pytest.mark.parametrize("block", [7, 1 << 18])
 def test_mapped_reads_equal_loaded_ones(world, layout, block, tmp_path, monkeypatch):

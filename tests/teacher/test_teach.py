@@ -87,7 +87,7 @@ def test_bytes_on_disk(world):
         assert manifest.bytes_per_token == sizes[name] / tokens
         assert [shard.sha256 for shard in manifest.shards] == [checksum(path) for path in files]
     assert tokens / 8 <= sizes["bit"] <= 1.02 * tokens / 8
-    assert sizes["sparse"] - sizes["bit"] == tokens * 2 * (4 + 6 + 4 + 1 + 1)
+    assert sizes["sparse"] - sizes["bit"] == tokens * 2 * (4 + 6 + 4 + 1)
     assert sizes["full"] - sizes["bit"] == tokens * 4 * 40
 
 

@@ -10,7 +10,7 @@ from training_world import CAT_DIST, CAT_XENT, FEATURE, arguments, model, record
 
 from cat_jax.checkpoint.manager import CheckpointManager
 from cat_jax.checkpoint.params import write_model_file
-from cat_jax.errors import UserError
+from cat_jax.errors import NonFiniteError, UserError
 from cat_jax.parallel.names import flatten_names
 from cat_jax.teacher.layout import FullLayout, SparseLayout
 from cat_jax.teacher.live import LiveTeacher
@@ -26,11 +26,14 @@ def root(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("store"))
 
 
-def write_model(directory, seed=0, step=5, **fields):
-    """A model that nobody has trained."""
+def write_model(directory, seed=0, step=5, spoil="", **fields):
+    """A model that nobody has trained; of the first parameter whose name begins with `spoil`, one number is NaN."""
     config = model(**fields)
     write_model_file(directory, config, dict.fromkeys(("inputs", "targets"), FEATURE.vocabulary))
     params = flatten_names(nnx.state(config.build(jax.random.key(seed))))
+    if spoil:
+        name = min(name for name in params if name.startswith(spoil))
+        params[name] = params[name].at[(0,) * params[name].ndim].set(np.nan)
     with CheckpointManager(directory) as manager:
         manager.save(step, params, {"step": np.zeros(())}, None)
     return directory
@@ -133,3 +136,20 @@ def test_a_live_teacher_of_another_vocabulary_is_refused(tmp_path, root, models)
     write_model_file(tmp_path / "teacher", model(), dict.fromkeys(("inputs", "targets"), "vocabulary-b"))
     with pytest.raises(UserError, match=r"teacher was trained on the inputs vocabulary vocabulary-b, .* vocabulary-a"):
         run(tmp_path / "run", root, LiveTeacher(str(tmp_path / "teacher")), 1)
+
+
+@pytest.mark.parametrize("spoil", ["output", "decoder"])
+def test_a_live_teacher_whose_numbers_are_not_finite_ends_the_run(tmp_path, root, spoil):
+    """Its bit is false everywhere, which is finite: the loss alone would not tell."""
+    write_model(tmp_path / "broken", spoil=spoil)
+    words = (
+        r"the teacher broken at step 5 \(\w{12}, float32\) gives numbers that are not finite for .* of step 1: choose"
+    )
+    with pytest.raises(NonFiniteError, match=words):
+        run(tmp_path / "run", root, LiveTeacher(str(tmp_path / "broken")), 2, num_microbatches=2)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_nor_can_it_be_taught(tmp_path, root):
+    with pytest.raises(UserError, match=r"broken at step 5 .* gives numbers that are not finite for example"):
+        teach(write_model(tmp_path / "broken", spoil="output"), root, "both", tmp_path / "signal", batch_size=8)

@@ -160,6 +160,14 @@ def test_what_does_not_fit_is_refused_before_the_first_step(finished, root, chan
     assert (steps_and_digest(finished), records(finished)) == before
 
 
+def test_another_batch_size_is_refused(finished, root):
+    """The data could go on, but the numbers would be of neither run."""
+    before = steps_and_digest(finished)
+    with pytest.raises(UserError, match=r"train_dataset\.batch_size was 4 and is now 8: take the change back"):
+        train(**lively(finished, root) | {"train_dataset": dataset(root, pack=True, batch_size=8)})
+    assert steps_and_digest(finished) == before
+
+
 def test_another_vocabulary_is_refused_naming_both(tmp_path, finished):
     other = write_world(tmp_path / "store", dataclasses.replace(FEATURE, vocabulary="vocabulary-b"))
     with pytest.raises(UserError, match=r"vocabularies\.inputs was 'vocabulary-a' and is now 'vocabulary-b'"):

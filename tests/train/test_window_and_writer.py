@@ -19,7 +19,7 @@ from cat_jax.train.window import MetricWindow
 def packed(step, **fields):
     sums = {name: jnp.array([4.0, 2.0 * step]) for name in SUMS}
     scalars = {"loss_sum": 4.0 + 2 * step, "weight_sum": 1.0, "grad_norm": float(step), "learning_rate": 0.1 * step}
-    metrics = {**sums, **scalars, "input_tokens": 10.0, **fields}
+    metrics = {**sums, **scalars, "input_tokens": 10.0, "teacher_failures": 0.0, **fields}
     return PackedMetrics.pack({name: jnp.asarray(value) for name, value in metrics.items()})
 
 
@@ -63,6 +63,14 @@ def test_the_first_bad_step_is_named(fields, what):
         window.add(step, packed(step, **(fields if step >= 8 else {})))
     window.settle(leave=2)
     with pytest.raises(NonFiniteError, match=f"the {what} of step 8 is not finite"):
+        window.settle()
+
+
+def test_a_teacher_that_fails_is_named_before_the_loss_that_it_spoils():
+    window = MetricWindow(teacher="large at step 7")
+    window.add(3, packed(3, teacher_failures=5.0, loss_sum=np.nan))
+    words = "the teacher large at step 7 gives numbers that are not finite for 5 target tokens of step 3"
+    with pytest.raises(NonFiniteError, match=words):
         window.settle()
 
 
