@@ -63,7 +63,7 @@ def read(files: Sequence[str], flags: Sequence[str] = (), search_paths: Sequence
     for item in bindings.unread_macros():
         if item.source.startswith(FLAG):
             known = {ref.name for other in bindings.items for ref in references(other.value) if isinstance(ref, Macro)}
-            mend = names.suggestion(item.key, known, "leave it out, or name the gin file that uses it")
+            mend = names.suggestion(item.name, known, "leave it out, or name the gin file that uses it")
             raise UserError(f"nothing reads the macro {item.key} ({item.source})", mend)
     return bindings
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import importlib.util
+import logging
+import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 from cat_jax.cli.command import Parser
 from cat_jax.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+BUNDLED = "cat_jax_tasks"
+
 DESCRIPTION = """\
-Lists the SeqIO tasks and mixtures that modules register: splits with their sizes, features, metrics; with --examples
-also rows as the model sees them.
+Lists the SeqIO tasks and mixtures that modules register, by default those that come with cat-jax: splits with their
+sizes, features, metrics; with --examples also rows as the model sees them.
 """
 
 EPILOG = """\
 example:
-  cat-jax tasks --module=cat_jax_tasks.pronunciation
+  cat-jax tasks
+  cat-jax tasks --module=my_tasks
   cat-jax tasks '*say*' --module=cat_jax_tasks.pronunciation --examples 3
 """
 
@@ -32,17 +40,21 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("pattern", nargs="?", default="*", help="names to show, with * and ? (default: all)")
     parser.add_argument(
-        "--module", action="append", default=[], metavar="NAME", help="a module that registers tasks; repeatable"
+        "--module",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a module that registers tasks; repeatable (default: those that come with cat-jax)",
     )
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="show N rows of each task")
     parser.add_argument("--split", help="the split to show rows of (default: the first)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    if not args.module:
-        raise UserError("no module is named", "add --module=NAME, e.g. --module=cat_jax_tasks.pronunciation")
     from cat_jax.data import seqio_task
 
-    seqio_task.load_modules(args.module)
+    if not args.module:
+        logger.info("the tasks that come with cat-jax; --module=NAME lists those of your own")
+    seqio_task.load_modules(args.module or bundled_modules())
     seqio = seqio_task.import_seqio()
     known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
     shown = [name for name in known if fnmatch.fnmatch(name, args.pattern)]
@@ -57,6 +69,13 @@ def main(argv: Sequence[str]) -> int:
             if args.examples > 0:
                 _show_rows(provider, args.split, args.examples)
     return 0
+
+
+def bundled_modules() -> list[str]:
+    """The modules of the package of tasks that is installed with this one, by name: nothing of it is imported here."""
+    found = importlib.util.find_spec(BUNDLED)
+    places = found.submodule_search_locations if found is not None else None
+    return [f"{BUNDLED}.{module.name}" for module in pkgutil.iter_modules(places or [])]
 
 
 def _show_mixture(mixture: Any) -> None:

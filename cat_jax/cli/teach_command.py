@@ -26,7 +26,10 @@ MANUAL = Manual(
         "TEACH_SPLITS": "list of splits (default: ['train'])",
         "LAYOUT": "@SparseLayout() (default), @BitLayout() or @FullLayout()",
     },
-    switches=MULTIPROCESS,
+    switches={
+        "--overwrite": "replace a signal of other settings; redo damaged shards",
+        **MULTIPROCESS,
+    },
     example="""
     cat-jax teach --gin_file=runs/teach.gin --gin.TEACHER_DIR='"runs/teacher"' --gin.SIGNAL_DIR='"runs/signal"' \\
       --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.STORE_DIR='"runs/store"' --gin.LAYOUT=@BitLayout()
@@ -47,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "SIGNAL_DIR")
-    manifests = command.call()
+    manifests = command.call(**({"overwrite": True} if "--overwrite" in given else {}))
     if devices.is_first():
         save_configuration(arguments["output_dir"], command)
         for (task, split), manifest in manifests.items():

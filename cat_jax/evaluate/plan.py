@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cat_jax.teacher.groups import bucket_lengths
+from cat_jax.data.buckets import bucket_lengths
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_MULTIPLE = 8
-_SHORTEST = 32
-_HALVINGS = 3
+from cat_jax.data.buckets import bucket_lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +25,6 @@ class Group:
     @property
     def shape(self) -> tuple[int, int]:
         return self.input_length, self.target_length
-
-
-def bucket_lengths(longest: int) -> np.ndarray:
-    """The lengths that examples are padded to: the feature length, its half, quarter and eighth, none below 32.
-
-    Few, because each pair of lengths is a program to compile.
-
-    >>> bucket_lengths(512).tolist(), bucket_lengths(100).tolist(), bucket_lengths(12).tolist()
-    ([64, 128, 256, 512], [32, 56, 100], [12])
-    """
-    halves = (-(-longest // 2**i) for i in range(_HALVINGS + 1))
-    return np.unique([min(longest, max(_SHORTEST, -(-half // _MULTIPLE) * _MULTIPLE)) for half in halves])
 
 
 def group_examples(lengths: np.ndarray, feature_lengths: Mapping[str, int], batch_size: int) -> list[Group]:

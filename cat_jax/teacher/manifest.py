@@ -17,7 +17,7 @@ from cat_jax.teacher.layout import SignalLayout, layout_from_dict
 
 VERSION = 2
 SIGNAL = RecordKind("teacher signal", (".signal", ".json"), "SIGNAL_DIR")
-MEND = "run `cat-jax teach --gin.teach.overwrite=True` for this task and split"
+MEND = "run `cat-jax teach --overwrite` for this task and split"
 
 
 def signal_directory(root: str | os.PathLike, task: str, split: str) -> pathlib.Path:

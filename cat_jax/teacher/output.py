@@ -125,5 +125,5 @@ class SignalWriter:
         if difference is not None:
             raise UserError(
                 f"the signal in {self.directory} has {difference}",
-                "name another SIGNAL_DIR, or run `cat-jax teach --gin.teach.overwrite=True`",
+                "name another SIGNAL_DIR, or run `cat-jax teach --overwrite`",
             )

@@ -226,6 +226,9 @@ CASES = [
         ["train", *TRAIN, "--gin.TEACHER=@LiveTeacher()", "--gin.TEACHER_DIR='nobody'"],
         ["nobody"],
     ),
+    Case(
+        "signal_of_another_layout", ["teach", *TEACH, "--gin.SIGNAL_DIR='bits'"], ["bits", "cat-jax teach --overwrite"]
+    ),
     Case("teach_without_a_model", ["teach", *TEACH, "--gin.TEACHER_DIR='nobody'"], ["nobody"]),
     Case(
         "teacher_of_another_vocabulary",
@@ -275,6 +278,6 @@ CASES = [
     Case("no_jobs", ["run", *RUN, "--gin.JOBS=0"], ["JOBS is 0"]),
     Case("no_such_objective", ["run", *RUN, "--gin.Experiment.objectives=['xnet']"], ["objectives/xnet.gin"]),
     Case("nothing_to_compare", ["run", *RUN, "--gin.Experiment.students={}"], ["Experiment.students"]),
-    Case("no_module_to_list", ["tasks"], ["--module="], base=False),
+    Case("no_such_module_to_list", ["tasks", "--module=no_tasks_here"], ["no module 'no_tasks_here'"], base=False),
     Case("no_such_task_to_list", ["tasks", "x*", "--module=toy_experiment"], ["'x*'", "reverse"], base=False),
 ]

@@ -126,6 +126,13 @@ def test_a_disk_that_fills_up(argv, size, copy, capfd):
     assert cli.main([argv[0], "--gin_file=base.gin", *argv[1:]]) == 0
 
 
+def test_overwrite_takes_a_signal_over(copy):
+    """`teach --overwrite` is to a signal what `prepare --overwrite` is to a store."""
+    assert cli.main(["teach", "--gin_file=base.gin", *TEACH, "--gin.SIGNAL_DIR='bits'", "--overwrite"]) == 0
+    taken, sparse = (contents(pathlib.Path(name, "reverse")) for name in ("bits", "signal"))
+    assert taken == sparse
+
+
 def test_no_traceback_without_debug_and_one_with_it(copy, capfd):
     argv = ["train", "--gin_file=base.gin", *TRAIN, "--gin.MODEL_DIR='teacher'", "--gin.SEED=5"]
     assert cli.main(argv) == 2

@@ -123,6 +123,8 @@ def test_a_misspelt_macro_flag_is_refused(tmp_path):
     path.write_text("work.model = %TRAIN_STEPS\nwork.steps = %gin.REQUIRED\nFREE = 3\n")
     text = error("TRIAN_STEPS=1", files=[str(path)])
     assert text == "nothing reads the macro TRIAN_STEPS (--gin.TRIAN_STEPS=1): did you mean TRAIN_STEPS?"
+    text = error("a/b/TRIAN_STEPS=1", files=[str(path)])
+    assert text == "nothing reads the macro a/b/TRIAN_STEPS (--gin.a/b/TRIAN_STEPS=1): did you mean TRAIN_STEPS?"
 
 
 def test_what_a_constructor_refuses_is_one_line_without_gins_additions():

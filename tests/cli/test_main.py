@@ -129,3 +129,17 @@ def test_wrong_flags(argv, said, capsys):
     text = capsys.readouterr().err
     assert said in text
     assert text.count("\n") == 1
+
+
+def test_tasks_knows_the_bundled_modules_without_importing_them():
+    code = "import sys\nfrom cat_jax.cli.tasks_command import bundled_modules\nprint(bundled_modules())\n"
+    code += f"print(sorted(({HEAVY!r} | {{'cat_jax_tasks.pronunciation'}}) & set(sys.modules)))"
+    names, heavy = python(code).stdout.splitlines()
+    assert "'cat_jax_tasks.pronunciation'" in names
+    assert heavy == "[]"
+
+
+def test_tasks_without_a_module_lists_what_is_bundled(capsys):
+    pytest.importorskip("seqio")
+    assert cli.main(["tasks", "pronunciation_say_?n"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "pronunciation_say_en"

@@ -82,6 +82,29 @@ def test_every_stage_reads_its_own_scope(tmp_path):
     assert value(made["cascade"], "STUDENTS")["student.cat_xent.1"] == ("cat_xent", 1)
 
 
+def test_scoped_macros_work_as_flags_as_they_do_in_files(tmp_path):
+    flags = ["teacher/TRAIN_STEPS=10", "student/cat_xent/TRAIN_STEPS=7", "eval/DatasetConfig.seed=4"]
+    made = stages(plan(tmp_path, *flags))
+    assert value(made["train/teacher"], "TRAIN_STEPS") == 10, "the flag wins over the file"
+    assert value(made["train/student.cat_xent.0"], "TRAIN_STEPS") == 7
+    assert value(made["train/student.xent.0"], "TRAIN_STEPS") == 20
+    assert "TRAIN_STEPS = 10\n" in made["train/teacher"].configuration
+    assert "eval/DatasetConfig.seed = 4\n" in made["train/teacher"].configuration
+    demo = GinFlags(files=("runs/demo.gin",), bindings=(f'RUN_DIR="{tmp_path}/run"', "teacher/TRAIN_STEPS=10"))
+    experiment = configuration.configure(configuration.of_flags(demo), "run").arguments["experiment"]
+    assert value(stages(Plan(experiment, tmp_path / "run", demo, 2))["train/teacher"], "TRAIN_STEPS") == 10
+
+
+def test_the_cascade_knows_the_module_and_the_stores(tmp_path):
+    text = stages(plan(tmp_path))["cascade"].configuration
+    for line in (
+        "MIXTURE_OR_TASK_MODULE = 'toy_tasks'",
+        "STORE_DIR = 'RUN_DIR/store'",
+        "cascade.functions = @TaskMetrics()",
+    ):
+        assert f"{line}\n" in text
+
+
 def changed(tmp_path, *flags, more=""):
     """Names of the stages that are in both plans and mean something else in the second."""
     before = fingerprints(plan(tmp_path).stages)
@@ -175,6 +198,9 @@ def test_without_a_validation_split_nothing_is_evaluated_while_training(tmp_path
         ("student/cat_xent/Objective.tempreature=2.0", "Objective has no parameter tempreature"),
         ("teacher/AdmaW.learning_rate=2.0", "unknown name AdmaW"),
         ("Experiment.objectives=['xent', 'cat_xnet']", "objectives/cat_xnet.gin"),
+        ("teacher/TRAIN_STPES=10", "nothing reads the macro teacher/TRAIN_STPES (--gin.teacher/TRAIN_STPES=10)"),
+        ("techer/TRAIN_STEPS=10", "no teacher or student is called 'techer' (--gin.techer/TRAIN_STEPS=10): did you"),
+        ("techer/AdamW.learning_rate=0.1", "no teacher or student is called 'techer'"),
         ("TRAIN_STEPS=%NUM_STEPS", "stage train/student.xent.0: train needs a value for NUM_STEPS"),
         ("Experiment.seeds=[]", "Experiment.seeds is []"),
         ("Experiment.seeds=[1, 1]", "has an entry twice"),

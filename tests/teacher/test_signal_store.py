@@ -124,7 +124,7 @@ def change(path, offset, bit=4):
 def test_a_flipped_bit_is_found_on_open_or_on_reading(world, damaged, offset):
     root, directory = damaged
     change(directory / "shard-00001-of-00003.signal", offset)
-    words = "shard-00001-of-00003.signal was changed.*run `cat-jax teach --gin.teach.overwrite=True`"
+    words = "shard-00001-of-00003.signal was changed.*run `cat-jax teach --overwrite`"
     with pytest.raises(UserError, match=words):
         SignalStore.open(root, world.store)
     mapped = SignalStore.open(root, world.store, memory_bytes=0)
