@@ -6,7 +6,6 @@ Shape letters: B rows, T positions, D width, F hidden width of the MLP, V vocabu
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -18,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from cat_jax.models import initializers
 from cat_jax.models.axes import parameter
 from cat_jax.models.dropout import dropout
+from cat_jax.models.linear import linear
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # the tanh form: T5 1.1's `gelu_new`
@@ -30,38 +30,6 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 PRODUCT = "product"
 """The name under which a rematerialisation policy finds the products with kernels."""
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(x: jax.Array, kernel: jax.Array, contract: int) -> jax.Array:
-    """The product of the last `contract` dimensions of `x` with the first ones of `kernel`.
-
-    The gradient is JAX's, but for one choice. Of the two factors of the kernel's gradient XLA:CPU copies one,
-    transposed, and JAX always puts the output's gradient there; here it is the narrower one, which made a training
-    step of a small T5 a tenth faster.
-    """
-    inner = tuple(range(x.ndim - contract, x.ndim))
-    return jax.lax.dot_general(x, kernel, ((inner, tuple(range(contract))), ((), ())))
-
-
-def _linear_forward(x, kernel, contract):
-    return linear(x, kernel, contract), (x, kernel)
-
-
-def _linear_backward(contract, saved, grad):
-    x, kernel = saved
-    positions = tuple(range(x.ndim - contract))
-    outer = (tuple(range(len(positions), grad.ndim)), tuple(range(contract, kernel.ndim)))
-    grad_x = jax.lax.dot_general(grad, kernel, (outer, ((), ())))
-    shared = ((positions, positions), ((), ()))
-    if math.prod(kernel.shape[:contract]) <= math.prod(kernel.shape[contract:]):
-        return grad_x, jax.lax.dot_general(x, grad, shared)
-    flipped = jax.lax.dot_general(grad, x, shared)
-    order = (*range(kernel.ndim - contract, kernel.ndim), *range(kernel.ndim - contract))
-    return grad_x, jnp.transpose(flipped, order)
-
-
-linear.defvjp(_linear_forward, _linear_backward)
 
 
 class Linear(nnx.Module):

@@ -114,6 +114,6 @@ def _rematerialised(f: Callable, remat: str) -> Callable:
     if remat == "none":
         return f
     # 'minimal' keeps the products with kernels, which are the dear ones, and computes again what is cheap or, as the
-    # attention weights, large. (By name: a policy for dots does not see into `linear`, which has its own gradient.)
+    # attention weights, large. (By name: a policy for dots does not know `linear`, which is a primitive of its own.)
     policy = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "minimal" else None
     return jax.checkpoint(f, policy=policy)

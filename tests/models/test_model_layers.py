@@ -9,7 +9,8 @@ from cat_jax.models import initializers
 from cat_jax.models.attention import Attention, attend
 from cat_jax.models.axes import parameter
 from cat_jax.models.dropout import draw_keep, dropout
-from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, RMSNorm, linear
+from cat_jax.models.layers import ACTIVATIONS, MLP, Embedding, RMSNorm
+from cat_jax.models.linear import linear
 from cat_jax.models.relative import RelativeBias, relative_buckets
 from cat_jax.models.t5_config import ACTIVATION_NAMES
 
@@ -134,13 +135,18 @@ def test_kernels_start_at_t5_scales():
     assert float(jnp.std(Embedding(KEY, 200, 64, param_dtype="float32").table[...])) == pytest.approx(1.0, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("outer", "inner", "result"),
-    [((2, 5), (3,), (4, 2)), ((5,), (4, 3), (2,)), ((2, 5), (8,), (3,)), ((), (3,), (4,))],
-    ids=["widens", "joins", "narrows", "one_vector"],
-)
-def test_a_linear_map_and_its_gradient(outer, inner, result):
-    """The gradient is written by hand: against float64 and finite differences' linear counterpart, the product."""
+LINEAR = {
+    "widens": ((2, 5), (3,), (4, 2)),
+    "joins": ((5,), (4, 3), (2,)),
+    "narrows": ((2, 5), (8,), (3,)),
+    "one_vector": ((), (3,), (4,)),
+}
+
+
+@pytest.mark.parametrize("shapes", LINEAR.values(), ids=LINEAR)
+def test_a_linear_map_and_its_gradient(shapes):
+    """The gradient is written by hand: against float64."""
+    outer, inner, result = shapes
     rng = np.random.default_rng(0)
     x, kernel, grad = (
         rng.normal(size=(*outer, *inner)),
@@ -155,6 +161,34 @@ def test_a_linear_map_and_its_gradient(outer, inner, result):
     np.testing.assert_allclose(found, (flat_x @ flat_kernel).reshape(*outer, *result), atol=1e-5)
     np.testing.assert_allclose(grad_x, (flat_grad @ flat_kernel.T).reshape(x.shape), atol=1e-5)
     np.testing.assert_allclose(grad_kernel, (flat_x.T @ flat_grad).reshape(kernel.shape), atol=1e-5)
+
+
+TRANSFORMATIONS = {
+    "forward": lambda f, x, k, xs, ks: jax.jvp(f, (x, k), (xs[1], ks[1])),
+    "over_rows": lambda f, x, k, xs, ks: jax.vmap(jax.grad(f, (0, 1)), (0, None))(xs, k),
+    "over_rows_behind": lambda f, x, k, xs, ks: jax.vmap(f, (-1, None))(jnp.moveaxis(xs, 0, -1), k),
+    "over_kernels": lambda f, x, k, xs, ks: jax.vmap(jax.grad(f, (0, 1)), (None, 0))(x, ks),
+    "over_both": lambda f, x, k, xs, ks: jax.vmap(jax.grad(f, (0, 1)))(xs, ks),
+    "forward_over_reverse": lambda f, x, k, xs, ks: jax.jvp(jax.grad(f, (0, 1)), (x, k), (xs[1], ks[1])),
+    "reverse_over_reverse": lambda f, x, k, xs, ks: jax.grad(lambda k: jnp.sum(jax.grad(f)(x, k) ** 2))(k),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize("shapes", [LINEAR["widens"], LINEAR["joins"]], ids=["widens", "joins"])
+def test_every_transformation_of_a_linear_map_is_that_of_the_product(shapes, name):
+    outer, inner, result = shapes
+    rng = np.random.default_rng(0)
+    xs, ks = (jnp.array(rng.normal(size=(2, *s)), jnp.float32) for s in ((*outer, *inner), (*inner, *result)))
+    found, expected = (
+        jax.jit(
+            lambda product=product: TRANSFORMATIONS[name](
+                lambda x, k: jnp.sum(jnp.sin(product(x, k))), xs[0], ks[0], xs, ks
+            )
+        )()
+        for product in (lambda x, k: linear(x, k, len(inner)), lambda x, k: jnp.tensordot(x, k, len(inner)))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def test_axes_must_name_every_dimension():

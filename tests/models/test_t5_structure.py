@@ -89,6 +89,23 @@ def test_rematerialisation_keeps_less(unrolled):
     assert saved_bytes("full") < saved_bytes("minimal") < saved_bytes("none")
 
 
+def test_a_model_has_a_forward_mode():
+    """The directional derivative that forward mode gives is the one that follows from the gradient."""
+    config = tiny_config(scan_layers=True, num_encoder_layers=1, num_decoder_layers=1, remat="minimal")
+    graphdef, params = split(config)
+    batch = random_batch()
+
+    def loss(params):
+        output = nnx.merge(graphdef, params)(batch)
+        return jnp.mean(jnp.square(output.head.logits(output.hidden)))
+
+    _, forward = jax.jit(lambda p: jax.jvp(loss, (p,), (p,)))(params)
+    gradient = jax.jit(jax.grad(loss))(params)
+    backward = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, params)))
+    assert float(forward) == pytest.approx(float(backward), rel=1e-4)
+    assert abs(float(forward)) > 1e-3
+
+
 @pytest.mark.parametrize("config", [UNROLLED, SCANNED, tiny_config(tie_embeddings=True)], ids=["plain", "scan", "tied"])
 def test_every_parameter_has_logical_axes(config):
     _, params = split(config)
