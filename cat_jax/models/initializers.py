@@ -50,6 +50,16 @@ def uniform(bound: float) -> Initializer:
     return initialize
 
 
+def padded(initializer: Initializer, axis: int, size: int) -> Initializer:
+    """Draws the first `size` of `axis` and leaves the rest zero: how much there is of it does not change the draw."""
+
+    def initialize(key, shape, dtype):
+        drawn = initializer(key, (*shape[:axis], size, *shape[axis + 1 :]), dtype)
+        return jnp.pad(drawn, [(0, whole - part) for whole, part in zip(shape, drawn.shape, strict=True)])
+
+    return initialize
+
+
 def ones(key: jax.Array, shape: Sequence[int], dtype: str) -> jax.Array:
     """All ones; the key is not used."""
     del key

@@ -74,13 +74,17 @@ class RMSNorm(nnx.Module):
 class Embedding(nnx.Module):
     """A table of token vectors, read by lookup."""
 
-    def __init__(self, key: jax.Array, vocab_size: int, width: int, *, param_dtype: str):
-        """Draws the table from a unit normal."""
-        self.table = parameter(initializers.normal(1.0)(key, (vocab_size, width), param_dtype), ("vocab", "embed"))
+    def __init__(self, key: jax.Array, vocab_size: int, width: int, *, rows: int | None = None, param_dtype: str):
+        """Draws the table from a unit normal; of its `rows`, those beyond `vocab_size` are zero."""
+        self.vocab_size = vocab_size
+        initialize = initializers.padded(initializers.normal(1.0), 0, vocab_size)
+        self.table = parameter(initialize(key, (rows or vocab_size, width), param_dtype), ("vocab", "embed"))
 
     def __call__(self, tokens: jax.Array, dtype: str) -> jax.Array:
-        """[..., D] vectors of `tokens` i32[...]; a token outside the table gives NaN, so that it cannot pass unseen."""
-        return jnp.take(self.table[...], tokens, axis=0, mode="fill").astype(dtype)
+        """[..., D] vectors of `tokens` i32[...]; one outside the vocabulary gives NaN, so as not to pass unseen."""
+        table = self.table[...]
+        known = tokens if len(table) == self.vocab_size else jnp.where(tokens < self.vocab_size, tokens, len(table))
+        return jnp.take(table, known, axis=0, mode="fill").astype(dtype)
 
 
 class MLP(nnx.Module):

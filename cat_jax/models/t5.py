@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cat_jax.models import masks
+from cat_jax.models import initializers, masks
 from cat_jax.models.layers import Embedding, Linear
 from cat_jax.models.stack import each_layer
 from cat_jax.models.t5_config import T5Config
@@ -40,12 +40,14 @@ class T5(nnx.Module):
         embedding_key, encoder_key, decoder_key, head_key = jax.random.split(key, 4)
         c = config
         self.config = config
-        self.embedding = Embedding(embedding_key, c.vocab_size, c.embed_dim, param_dtype=c.param_dtype)
+        rows = c.padded_vocab_size
+        self.embedding = Embedding(embedding_key, c.vocab_size, c.embed_dim, rows=rows, param_dtype=c.param_dtype)
         self.encoder = T5Encoder(config, encoder_key)
         self.decoder = T5Decoder(config, decoder_key)
         if not c.tie_embeddings:
-            shape, axes = (c.embed_dim, c.vocab_size), ("embed", "vocab")
-            self.output = Linear(head_key, shape, axes, param_dtype=c.param_dtype)
+            shape, axes = (c.embed_dim, c.padded_vocab_size), ("embed", "vocab")
+            initializer = initializers.padded(initializers.truncated_normal(c.embed_dim**-0.5), 1, c.vocab_size)
+            self.output = Linear(head_key, shape, axes, initializer=initializer, param_dtype=c.param_dtype)
 
     def __call__(self, batch: Batch, *, dropout_key: jax.Array | None = None) -> ModelOutput:
         """Runs teacher-forced.

@@ -21,6 +21,7 @@ REMAT_POLICIES = ("none", "minimal", "full")
 
 _POSITIVE = (
     "vocab_size",
+    "vocab_multiple",
     "embed_dim",
     "num_heads",
     "head_dim",
@@ -37,7 +38,7 @@ class T5Config:
     """Sizes and options of an encoder-decoder T5; the defaults are T5 1.1's where it has one.
 
     Attributes:
-        vocab_size: rows of the embedding table; with tensor parallelism a multiple of the axis' size.
+        vocab_size: ids that the model knows and gives a probability to.
         embed_dim: width D of the residual stream.
         num_heads: attention heads; `num_heads * head_dim` need not be `embed_dim`.
         head_dim: size of one head.
@@ -55,6 +56,8 @@ class T5Config:
         remat: what the backward pass computes again: 'none', 'minimal' (all but the products with kernels), or
             'full' (whole layers).
         norm_epsilon: of RMSNorm.
+        vocab_multiple: the embedding table and the head are padded with zeros up to a multiple of this, so that the
+            tensor axis divides them; no id of the padding has a probability.
     """
 
     family: ClassVar[str] = "t5"
@@ -77,6 +80,7 @@ class T5Config:
     scan_layers: bool = False
     remat: str = "none"
     norm_epsilon: float = 1e-6
+    vocab_multiple: int = 1
 
     def __post_init__(self):
         """Refuses what no model can be built from; each refusal names the field."""
@@ -108,6 +112,11 @@ class T5Config:
                 f"give more than relative_buckets / 2 = {self.relative_buckets // 2}",
             )
 
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table, and columns of the head."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
     def build(self, key: jax.Array) -> T5:
         """A new `T5`, its parameters drawn from `key`."""
         from cat_jax.models.t5 import T5
@@ -129,6 +138,8 @@ class T5Config:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `family` included."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.vocab_multiple == 1:  # models are known by this dictionary, and there are some from before the field
+            del fields["vocab_multiple"]
         return {"family": self.family, **fields, "activations": list(self.activations)}
 
     @classmethod

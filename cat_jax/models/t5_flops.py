@@ -1,9 +1,9 @@
 """The FLOPs of a T5, from its configuration alone.
 
 Counted are the products with kernels and inside attention, a multiply-add as 2, at the lengths that are computed:
-padding included, causal attention in full. Embeddings are looked up and cost nothing; element-wise work (norms,
-softmax, activations) is left out, as is usual for a chip's utilisation: it adds 1 % at T5 1.1's sizes and 6 %
-at a width of two dozen.
+padding included (the vocabulary's too), causal attention in full. Embeddings are looked up and cost nothing;
+element-wise work (norms, softmax, activations) is left out, as is usual for a chip's utilisation: it adds 1 % at
+T5 1.1's sizes and 6 % at a width of two dozen.
 """
 
 from __future__ import annotations
@@ -72,4 +72,4 @@ def _cross_keys_values(config: T5Config, s: Count) -> Count:
 def _decode(config: T5Config, t: Count, s: Count, attended: Count) -> Count:
     """The decoder's layers and the head; `attended`: pairs of positions in self-attention."""
     layer = t * (6 * _kernel(config) + _mlp(config)) + (attended + t * s) * _pair(config)
-    return config.num_decoder_layers * layer + t * 2.0 * config.embed_dim * config.vocab_size
+    return config.num_decoder_layers * layer + t * 2.0 * config.embed_dim * config.padded_vocab_size

@@ -23,6 +23,7 @@ GIN_FILES = pathlib.Path(__file__).parents[2] / "gin_configs" / "models"
         ("num_heads", -2, "T5Config.num_heads is -2"),
         ("mlp_dim", 3.5, "T5Config.mlp_dim is 3.5"),
         ("vocab_size", "32128", "T5Config.vocab_size is '32128'"),
+        ("vocab_multiple", 0, "T5Config.vocab_multiple is 0: give a positive whole number"),
         ("num_decoder_layers", True, "T5Config.num_decoder_layers is True"),
         ("activations", ("gelu", "swish"), "T5Config.activations has unknown 'swish': give one of gelu, "),
         ("activations", (), "T5Config.activations is ()"),
@@ -51,6 +52,15 @@ def test_a_configuration_survives_json():
     assert again == config
     assert hash(again) == hash(config)
     assert MODEL_FAMILIES["t5"] is T5Config
+
+
+def test_a_description_from_before_vocab_multiple_is_of_the_same_model():
+    """Models are known by the fingerprint of their description: it must not change under those that are there."""
+    before = tiny_config().to_dict()
+    assert "vocab_multiple" not in before
+    assert config_from_dict(before) == tiny_config(vocab_multiple=1)
+    padded = tiny_config(vocab_multiple=8)
+    assert config_from_dict(padded.to_dict()) == padded
 
 
 @pytest.mark.parametrize(
