@@ -175,6 +175,7 @@ class Plan:
                 "TEACHER": source,
                 "TEACHER_DIR": self.model_dir(student.teacher),
                 "SIGNAL_DIR": str(self.run_dir / "signals" / student.teacher),
+                **({} if live else self._signals_teacher(student.teacher)),
                 **self._no_evaluation(),
             },
             files=[*_listed(student.files), objective_file(student.objective)],
@@ -183,6 +184,12 @@ class Plan:
             peers=len(self.students),
             **self._owned(model_dir, "model.json"),
         )
+
+    def _signals_teacher(self, teacher: str) -> dict[str, Any]:
+        """The checkpoint that a stored signal must be from: the one that `teach` reads, in the teacher's scope."""
+        scoped = configuration.of_flags(dataclasses.replace(self._flags, scope=teacher)).merged()
+        step = {"StoredTeacher.step": scoped["teach.step"].value} if "teach.step" in scoped else {}
+        return {"StoredTeacher.model_dir": Macro("TEACHER_DIR"), **step}
 
     def _no_evaluation(self) -> dict[str, None]:
         """While training there is none if there is no split for it."""
@@ -247,7 +254,7 @@ class Plan:
         Args:
           name: of the stage.
           command: of `cat-jax`.
-          macros: what the run decides, beyond STORE_DIR.
+          macros: what the run decides, beyond STORE_DIR: macros, and bindings by their full name.
           files: gin files beside those of the run.
           scope: the gin scope that the command runs in.
           needs: names of stages.

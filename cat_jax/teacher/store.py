@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cat_jax.checkpoint.params import checkpoint_fingerprint
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.tokens import spread
 from cat_jax.errors import UserError
 from cat_jax.files import checksum
 from cat_jax.teacher.layout import SignalLayout
-from cat_jax.teacher.manifest import MEND, Manifest, read_manifest, signal_directory
+from cat_jax.teacher.manifest import MEND, Manifest, TeacherIdentity, read_manifest, signal_directory
 from cat_jax.teacher.shard import ShardReader, check_size
 from cat_jax.types import TeacherSignal
 
@@ -55,7 +54,7 @@ class SignalStore:
         *,
         needs_distribution: bool = False,
         temperature: float = 1.0,
-        teacher: str | None = None,
+        teacher: TeacherIdentity | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> SignalStore:
         """Opens the signal of `store`'s task and split below `signal_dir`.
@@ -65,7 +64,7 @@ class SignalStore:
           store: the examples that it must be of.
           needs_distribution: whether the objective has a distillation term.
           temperature: of the objective, where it has one.
-          teacher: the fingerprint of the checkpoint that it must be from; None for any.
+          teacher: the checkpoint that it must be from, in whatever dtype; None for any.
           memory_bytes: a signal up to this size is read now, a larger one as it is used.
 
         Raises:
@@ -75,9 +74,10 @@ class SignalStore:
         directory = signal_directory(signal_dir, store.task, store.split)
         manifest = read_manifest(directory)
         _check_store(directory, manifest, store)
-        if teacher is not None and manifest.recipe.teacher.fingerprint != teacher:
+        if teacher is not None and manifest.recipe.teacher.fingerprint != teacher.fingerprint:
+            wanted = f"{teacher.name} at step {teacher.step} ({teacher.fingerprint[:12]})"
             raise UserError(
-                f"the signal {directory} is from the teacher {manifest.recipe.teacher}, not from {teacher[:12]}",
+                f"the signal {directory} is from the teacher {manifest.recipe.teacher}, not from {wanted}",
                 "name the signal of that teacher, or run `cat-jax teach` with it",
             )
         if needs_distribution:
@@ -196,7 +196,7 @@ class StoredTeacher:
         Raises:
           UserError: as `SignalStore.open`; or the tasks' signals are of different layouts or teachers.
         """
-        teacher = None if self.model_dir is None else checkpoint_fingerprint(self.model_dir, self.step)
+        teacher = None if self.model_dir is None else TeacherIdentity.of(self.model_dir, self.step, dtype="")
         readers: dict[str, SignalStore] = {}
         for store in stores:
             reader = SignalStore.open(

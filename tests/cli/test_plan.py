@@ -147,6 +147,18 @@ def test_the_place_of_a_run_is_no_part_of_its_configuration(tmp_path):
     assert fingerprints(plan(tmp_path / "a").stages) == fingerprints(plan(tmp_path / "b").stages)
 
 
+@pytest.mark.parametrize(
+    ("flag", "step"), [("JOBS=1", None), ("teacher/teach.step=12", 12), ("teach.step='best'", "best")]
+)
+def test_a_stored_signal_must_be_from_the_teacher_that_is_there_now(tmp_path, flag, step):
+    student = stages(plan(tmp_path, flag))["train/student.cat_xent.0"]
+    assert repr(value(student, "StoredTeacher.model_dir")) == "%TEACHER_DIR"
+    assert value(student, "TEACHER_DIR") == f"{tmp_path}/run/models/teacher"
+    assert ("StoredTeacher.step=" in str(student.arguments)) == (step is not None)
+    if step is not None:
+        assert value(student, "StoredTeacher.step") == step
+
+
 def test_a_live_teacher_needs_no_signal(tmp_path):
     made = stages(plan(tmp_path, "Experiment.signal='live'"))
     assert "teach/teacher" not in made
@@ -154,6 +166,7 @@ def test_a_live_teacher_needs_no_signal(tmp_path):
     assert student.needs == ("prepare", "train/teacher")
     assert repr(value(student, "TEACHER")) == "@LiveTeacher()"
     assert value(student, "TEACHER_DIR") == f"{tmp_path}/run/models/teacher"
+    assert "StoredTeacher" not in str(student.arguments)
 
 
 def test_a_teacher_that_is_trained_already(tmp_path):

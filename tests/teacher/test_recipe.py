@@ -96,7 +96,7 @@ def test_a_signal_of_an_earlier_version_is_refused(root, finished):
         fields = json.loads(path.read_text())
         fields.get("recipe", fields)["version"] = 1
         path.write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=r"version 1, (this program reads|asked for) 2.*overwrite=True"):
+    with pytest.raises(UserError, match=r"version 1, (this program reads|asked for) 2.*teach --overwrite"):
         run(root)
     run(root, overwrite=True)
     assert read_manifest(root / "signal" / "a" / "train").recipe.version == 2

@@ -102,6 +102,18 @@ def test_another_live_teacher_is_refused_and_the_same_elsewhere_is_not(tmp_path,
     assert run(tmp_path / "run", root, LiveTeacher(str(models["one"] / "checkpoints" / "5")), 3).step == 3
 
 
+def test_a_teacher_trained_anew_in_place_is_refused_with_its_old_signal(tmp_path, root):
+    write_model(tmp_path / "teacher")
+    teach(tmp_path / "teacher", root, "both", tmp_path / "signal", layout=SPARSE, batch_size=8)
+    shutil.rmtree(tmp_path / "teacher")
+    write_model(tmp_path / "teacher", seed=1)
+    stored = StoredTeacher(str(tmp_path / "signal"), model_dir=str(tmp_path / "teacher"))
+    words = r"from the teacher teacher at step 5 \(\w{12}, float32\), not from teacher at step 5 \(\w{12}\)"
+    with pytest.raises(UserError, match=words):
+        run(tmp_path / "run", root, stored, 1)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_ids_that_the_student_lacks_are_refused_where_it_must_follow_them(tmp_path, root, models, signals, stored):
     teacher = StoredTeacher(str(signals / "wide")) if stored else LiveTeacher(str(models["wide"]))
