@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         found = given["functions"].functions(given["tables_dir"], given["large"], given["tasks"], splits)
         given["functions"] = found
     report = write_report(command.call(), given["output_dir"])
-    save_configuration(given["output_dir"], command)
+    save_configuration(given["output_dir"], command, "report")
     print(report.table)
     print(f"report: {report.report_path}")
     return 0

@@ -21,6 +21,7 @@ from gin import config_parser
 from cat_jax.cli import names
 from cat_jax.cli.bindings import Binding, Bindings, Import, Macro, Reach, Reference, references, text_of
 from cat_jax.cli.command import GinFlags
+from cat_jax.cli.places import refuse_addresses
 from cat_jax.errors import UserError
 
 BUNDLED = pathlib.Path(str(importlib.resources.files("cat_jax_gin")))
@@ -206,7 +207,7 @@ def check(bindings: Bindings, root: str) -> Reach:
     the command imports it anyway.
 
     Raises:
-      UserError: an unknown name or parameter, or missing values (all are named).
+      UserError: an unknown name or parameter, missing values (all are named), or a bucket's address.
     """
     bindings = bindings.with_optional(names.NAMES[root].optional)
     for statement in bindings.imports:
@@ -228,6 +229,10 @@ def check(bindings: Bindings, root: str) -> Reach:
             f"{root} needs a value for {', '.join(reach.missing)}",
             f"set each in a gin file or as a flag, e.g. {FLAG}{example}=VALUE (a string in quotes: '\"text\"')",
         )
+    merged = bindings.merged()
+    for item in reach.used:
+        if item.name in names.NAMES and not item.is_macro:
+            refuse_addresses(item, merged)
     return reach
 
 

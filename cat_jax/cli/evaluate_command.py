@@ -51,9 +51,12 @@ def main(argv: Sequence[str]) -> int:
     check_writable(arguments["output_dir"], "TABLES_DIR")
     results = command.call()
     if devices.is_first():
-        save_configuration(arguments["output_dir"], command)
+        from cat_jax.evaluate.report import metrics_path
+
         for model, splits in results.items():
             for split, found in splits.items():
+                path = metrics_path(arguments["output_dir"], model, arguments["mixture_or_task"], split)
+                save_configuration(path.parent, command, path.name.removesuffix(".metrics.json"))
                 averages = ", ".join(f"{name} {value:.4g}" for name, value in found["average"]["metrics"].items())
                 logger.info("%s on %s: %s", model, split, averages)
     return 0

@@ -21,15 +21,6 @@ BEGUN = "training.json"
 """What `train` writes once it has accepted its configuration."""
 
 
-def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path names a bucket, which the file system knows nothing of.
-
-    >>> is_remote("gs://bucket/model"), is_remote("runs/model")
-    (True, False)
-    """
-    return "://" in str(path)
-
-
 def check_writable(directory: str | os.PathLike, what: str) -> None:
     """Makes sure that files can be written to `directory`, so that a mistake shows before hours of work.
 
@@ -40,8 +31,6 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
     Raises:
       UserError: it is no directory, cannot be made or written, or the disk is full.
     """
-    if is_remote(directory):
-        return
     path = pathlib.Path(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -58,12 +47,20 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
         raise cannot_write(path, e) from e
 
 
-def save_configuration(directory: str | os.PathLike, command: Command) -> None:
-    """Writes what the command used, and the same with all defaults, into `directory`; each whole or not at all."""
-    again = f"# Do it again: cat-jax {command.root} --gin_file={pathlib.PurePosixPath(directory) / CONFIGURATION}\n"
+def save_configuration(directory: str | os.PathLike, command: Command, stem: str = "") -> None:
+    """Writes what the command used, and the same with all defaults, into `directory`; each whole or not at all.
+
+    Args:
+      directory: where the results are.
+      command: as it was configured.
+      stem: of the results' file names, where those of other commands lie beside them.
+    """
+    names = (f"{stem}.{name}" if stem else name for name in (CONFIGURATION, OPERATIVE))
+    configuration, operative = (pathlib.Path(directory) / name for name in names)
+    again = f"# Do it again: cat-jax {command.root} --gin_file={configuration}\n"
     built = f"# What `cat-jax {command.root}` was built from, defaults included.\n"
-    _write(directory, CONFIGURATION, again + command.configuration)
-    _write(directory, OPERATIVE, built + command.operative)
+    atomic_write(configuration, (again + command.configuration).encode())
+    atomic_write(operative, (built + command.operative).encode())
 
 
 @contextlib.contextmanager
@@ -74,26 +71,16 @@ def recorded(model_dir: str | os.PathLike, command: Command) -> Iterator[None]:
     with another configuration. A start that was refused leaves nothing.
     """
     path = pathlib.Path(model_dir)
-    fresh = is_remote(model_dir) or not (path / BEGUN).exists()
+    fresh = not (path / BEGUN).exists()
     if fresh:
         save_configuration(model_dir, command)
     try:
         yield
     except BaseException:
-        if fresh and not is_remote(model_dir) and not (path / BEGUN).exists():
+        if fresh and not (path / BEGUN).exists():
             for name in (CONFIGURATION, OPERATIVE):
                 (path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 path.rmdir()  # if it is empty
         raise
     save_configuration(model_dir, command)
-
-
-def _write(directory: str | os.PathLike, name: str, text: str) -> None:
-    if is_remote(directory):
-        from etils import epath
-
-        epath.Path(directory).mkdir(parents=True, exist_ok=True)
-        (epath.Path(directory) / name).write_text(text)
-    else:
-        atomic_write(pathlib.Path(directory) / name, text.encode())

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from cat_jax.cli.command import Manual, parse_gin_flags
-from cat_jax.cli.outputs import check_writable
+from cat_jax.cli.outputs import check_writable, save_configuration
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration
+    from cat_jax.data.layout import store_directory
 
     command = configuration.configure(configuration.of_flags(flags), "prepare")
     config = command.arguments["config"]
@@ -45,5 +46,6 @@ def main(argv: Sequence[str]) -> int:
         config = dataclasses.replace(config, overwrite=True)
     check_writable(config.store_dir, "STORE_DIR")
     for manifest in command.call(config=config):
+        save_configuration(store_directory(config.store_dir, manifest.task, manifest.split), command)
         logger.info("%s %s: %d examples", manifest.task, manifest.split, manifest.num_examples)
     return 0

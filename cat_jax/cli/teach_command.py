@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
     check_writable(arguments["output_dir"], "SIGNAL_DIR")
     manifests = command.call(**({"overwrite": True} if "--overwrite" in given else {}))
     if devices.is_first():
-        save_configuration(arguments["output_dir"], command)
+        from cat_jax.teacher.manifest import signal_directory
+
         for (task, split), manifest in manifests.items():
+            save_configuration(signal_directory(arguments["output_dir"], task, split), command)
             logger.info("%s %s: taught, %d shards", task, split, len(manifest.shards))
     return 0

@@ -229,6 +229,11 @@ CASES = [
     Case(
         "signal_of_another_layout", ["teach", *TEACH, "--gin.SIGNAL_DIR='bits'"], ["bits", "cat-jax teach --overwrite"]
     ),
+    Case(
+        "a_signal_over_its_store",
+        ["teach", *TEACH, "--gin.SIGNAL_DIR='store'", "--overwrite"],
+        ["store/reverse/train", "example store", "name another SIGNAL_DIR"],
+    ),
     Case("teach_without_a_model", ["teach", *TEACH, "--gin.TEACHER_DIR='nobody'"], ["nobody"]),
     Case(
         "teacher_of_another_vocabulary",
@@ -260,6 +265,7 @@ CASES = [
     # Places that cannot be written.
     Case("a_file_in_the_way", ["train", *TRAIN], ["out", "MODEL_DIR"], lambda: write("out", "a file")),
     Case("a_file_on_the_way", ["teach", *TEACH, "--gin.SIGNAL_DIR='file/x'"], ["file"], lambda: write("file", "")),
+    Case("a_bucket", ["train", *TRAIN, "--gin.MODEL_DIR='gs://bucket/m'"], ["MODEL_DIR is gs://bucket/m", "mount"]),
     Case("read_only", ["evaluate", *EVALUATE, "--gin.TABLES_DIR='/proc/tables'"], ["/proc/tables", "may write"]),
     # Evaluation and cascades.
     Case("model_that_is_not", ["evaluate", *EVALUATE, "--gin.EVAL_MODELS={'m': 'nobody'}"], ["nobody"]),

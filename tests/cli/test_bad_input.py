@@ -129,7 +129,10 @@ def test_a_disk_that_fills_up(argv, size, copy, capfd):
 def test_overwrite_takes_a_signal_over(copy):
     """`teach --overwrite` is to a signal what `prepare --overwrite` is to a store."""
     assert cli.main(["teach", "--gin_file=base.gin", *TEACH, "--gin.SIGNAL_DIR='bits'", "--overwrite"]) == 0
-    taken, sparse = (contents(pathlib.Path(name, "reverse")) for name in ("bits", "signal"))
+    taken, sparse = (contents(pathlib.Path(name, "reverse", "train")) for name in ("bits", "signal"))
+    for configuration in ("config.gin", "operative_config.gin"):  # they say where they are
+        assert b"bits" in taken.pop(configuration)
+        assert b"signal" in sparse.pop(configuration)
     assert taken == sparse
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from cat_jax.cli import child, configuration, outputs, stores
+from cat_jax.cli import child, configuration, main, outputs, stores
 from cat_jax.cli.command import GinFlags
 from cat_jax.errors import UserError
 
@@ -37,8 +37,69 @@ def test_a_full_disk_shows_before_any_work(tmp_path, monkeypatch):
         outputs.check_writable(tmp_path, "MODEL_DIR")
 
 
-def test_a_bucket_is_left_to_those_who_know_it():
-    outputs.check_writable("gs://bucket/model", "MODEL_DIR")
+RUN = [
+    "Experiment.teachers={'t': 'models/t5_tiny.gin'}",
+    "Experiment.students={'s': 'models/t5_tiny.gin'}",
+    "RUN_DIR='r'",
+]
+EVERY = [f"{name}='x'" for name in ("MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE", "STORE_DIR", "MODEL_DIR")]
+EVERY += ["TASK_FEATURE_LENGTHS={'targets': 4}", "TRAIN_STEPS=1", "TEACHER_DIR='x'", "SIGNAL_DIR='x'", "TABLES_DIR='x'"]
+EVERY += ["EVAL_MODELS={'m': 'x'}", "REPORT_DIR='x'", "LARGE='x'", "STUDENTS={'s': ('xent', 0)}", *RUN]
+FILES = ["runs/experiment.gin", "models/t5_tiny.gin", "objectives/xent.gin"]
+
+
+@pytest.mark.parametrize(
+    ("root", "flags", "named"),
+    [
+        ("prepare", ["STORE_DIR='{}'"], "STORE_DIR"),
+        ("train", ["MODEL_DIR='{}'"], "MODEL_DIR"),
+        ("train", ["TEACHER=@StoredTeacher()", "SIGNAL_DIR='{}'"], "SIGNAL_DIR"),
+        ("train", ["TEACHER=@LiveTeacher()", "TEACHER_DIR='{}'"], "TEACHER_DIR"),
+        ("train", ["train.initial_checkpoint_path='{}'"], "train.initial_checkpoint_path"),
+        ("train", ["MODEL_DIR=%PLACE", "PLACE='{}'"], "PLACE"),
+        ("teach", ["TEACHER_DIR='{}'"], "TEACHER_DIR"),
+        ("teach", ["SIGNAL_DIR='{}'"], "SIGNAL_DIR"),
+        ("evaluate", ["TABLES_DIR='{}'"], "TABLES_DIR"),
+        ("evaluate", ["EVAL_MODELS={{'m': '{}'}}"], "EVAL_MODELS"),
+        ("cascade", ["TABLES_DIR='{}'"], "TABLES_DIR"),
+        ("cascade", ["REPORT_DIR='{}'"], "REPORT_DIR"),
+        ("run", ["RUN_DIR='{}'"], "RUN_DIR"),
+        ("run", ["Experiment.teachers={{'t': '{}'}}"], "Experiment.teachers"),
+    ],
+)
+@pytest.mark.parametrize("address", ["gs://bucket/x", "s3://bucket"])
+def test_a_bucket_is_refused_whatever_it_is_for(root, flags, named, address):
+    given = configuration.read(FILES, [*EVERY, *(flag.format(address) for flag in flags)])
+    with pytest.raises(UserError) as caught:
+        configuration.check(given, root)
+    assert str(caught.value).startswith(f"{named} is {address}, and cat-jax works on local directories only: mount")
+    configuration.check(configuration.read(FILES, EVERY), root)
+
+
+def test_what_a_command_does_not_use_may_be_an_address():
+    configuration.check(configuration.read(FILES, [*EVERY, "TABLES_DIR='gs://bucket/x'"]), "prepare")
+
+
+def test_a_refused_bucket_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        "MIXTURE_OR_TASK_NAME='x'",
+        "MIXTURE_OR_TASK_MODULE='x'",
+        "TASK_FEATURE_LENGTHS={}",
+        "STORE_DIR='gs://b/s'",
+    ]
+    assert main.main(["prepare", "--gin_file=runs/prepare.gin", *(f"--gin.{flag}" for flag in flags)]) == 2
+    assert "STORE_DIR is gs://b/s" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_configurations_beside_each_other_have_the_names_of_their_results(tmp_path):
+    for stem in ("", "report"):
+        outputs.save_configuration(tmp_path, configuration.Command("run", {}, f"A = '{stem}'\n", ""), stem)
+    names = ["config.gin", "operative_config.gin", "report.config.gin", "report.operative_config.gin"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    text = (tmp_path / "report.config.gin").read_text()
+    assert text == f"# Do it again: cat-jax run --gin_file={tmp_path}/report.config.gin\nA = 'report'\n"
 
 
 def test_the_saved_configuration_says_how_to_do_it_again(tmp_path):

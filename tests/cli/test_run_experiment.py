@@ -64,6 +64,21 @@ def test_an_experiment_from_its_description_to_its_report(tmp_path):
         assert (made / name).exists(), name
     for model in ("teacher", "student.cat_dist.0"):
         assert (made / "models" / model / "operative_config.gin").exists()
+    saved = {
+        "config.gin": "run",
+        "report.config.gin": "cascade",
+        "store/reverse/validation/config.gin": "prepare",
+        "signals/teacher/reverse/train/config.gin": "teach",
+        "models/student.cat_dist.0/config.gin": "train",
+        "tables/teacher/reverse.test.config.gin": "evaluate",
+        "tables/student.cat_dist.0/reverse.validation.config.gin": "evaluate",
+    }
+    for name, command in saved.items():
+        text = (made / name).read_text()
+        assert text.startswith(f"# Do it again: cat-jax {command} --gin_file=out/{name}\n")
+        assert (made / name.replace("config.gin", "operative_config.gin")).exists()
+        if command == "evaluate":
+            assert f"EVAL_MODELS = {{'{name.split('/')[1]}': " in text
     record = json.loads((made / "run.json").read_text())["stages"]
     assert len(record) == 7
     assert {stage["state"] for stage in record.values()} == {"finished"}
