@@ -13,6 +13,7 @@ import jax
 from flax import nnx
 
 from cat_jax.parallel.activations import whole
+from cat_jax.parallel.names import path_name
 
 LOGICAL_AXES = frozenset({"vocab", "embed", "mlp", "heads", "kv", "layers", "relpos_buckets"})
 """Every name that a parameter of this package uses; `kv` is the size of one head, `layers` the scanned stack."""
@@ -54,3 +55,9 @@ def logical_axes(model_or_params: Any) -> Any:
         return variable.replace(axes_of(variable)) if isinstance(variable, nnx.Variable) else variable
 
     return jax.tree.map(names, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def axes_by_name(params: Any) -> dict[str, tuple[str, ...]]:
+    """{name: axis names} of the `nnx.State` of a model's parameters, abstract or not; named as in `parallel.names`."""
+    variables = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]
+    return {path_name(path): axes_of(variable) for path, variable in variables}

@@ -12,6 +12,7 @@ import jax
 import optax
 
 from cat_jax.errors import UserError
+from cat_jax.train.matrices import ParameterAxes, as_matrices
 
 LearningRate = float | Callable[[Any], jax.Array]
 """A constant, or a schedule: updates so far -> learning rate."""
@@ -47,8 +48,9 @@ class AdamW:
         _check(self, "eps", lambda x: x > 0, "above 0")
         _check(self, "weight_decay", lambda x: x >= 0, "of at least 0")
 
-    def build(self) -> optax.GradientTransformation:
-        """The transform, over parameters by name."""
+    def build(self, axes: ParameterAxes | None = None) -> optax.GradientTransformation:
+        """The transform, over parameters by name; their axes do not matter."""
+        del axes
         return _clipped(
             optax.adamw(
                 self.learning_rate,
@@ -65,6 +67,8 @@ class AdamW:
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
     """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) as t5x sets it: factored, relative steps, no momentum.
+
+    Attention kernels are factored as matrices, see `train.matrices`.
 
     Attributes:
       learning_rate: a number or a schedule; times the parameter's own scale if `multiply_by_parameter_scale`.
@@ -103,23 +107,21 @@ class Adafactor:
             if getattr(self, field) is not None:
                 _check(self, field, lambda x: x > 0, "above 0, or None")
 
-    def build(self) -> optax.GradientTransformation:
-        """The transform, over parameters by name."""
-        return _clipped(
-            optax.adafactor(
-                self.learning_rate,
-                min_dim_size_to_factor=self.min_dim_size_to_factor,
-                decay_rate=self.decay_rate,
-                decay_offset=self.decay_offset,
-                multiply_by_parameter_scale=self.multiply_by_parameter_scale,
-                clipping_threshold=self.clipping_threshold,
-                momentum=self.momentum,
-                weight_decay_rate=self.weight_decay,
-                eps=self.eps,
-                weight_decay_mask=decay_mask(self.decay_exclude),
-            ),
-            self.max_grad_norm,
+    def build(self, axes: ParameterAxes | None = None) -> optax.GradientTransformation:
+        """The transform, over parameters by name; without their logical axes all keep their shapes."""
+        transform = optax.adafactor(
+            self.learning_rate,
+            min_dim_size_to_factor=self.min_dim_size_to_factor,
+            decay_rate=self.decay_rate,
+            decay_offset=self.decay_offset,
+            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+            clipping_threshold=self.clipping_threshold,
+            momentum=self.momentum,
+            weight_decay_rate=self.weight_decay,
+            eps=self.eps,
+            weight_decay_mask=decay_mask(self.decay_exclude),
         )
+        return _clipped(as_matrices(transform, axes or {}), self.max_grad_norm)
 
 
 OptimizerConfig = AdamW | Adafactor

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from cat_jax.checkpoint.params import abstract_model
 from cat_jax.losses.objective import Objective
+from cat_jax.models.axes import axes_by_name
 from cat_jax.parallel.activations import rows_over
 from cat_jax.parallel.batches import batch_sharding, replicated
 from cat_jax.parallel.names import flatten_names, unflatten_names
@@ -98,7 +99,8 @@ def build_program(
       UserError: the rules do not fit the model or the mesh.
     """
     graphdef, abstract = abstract_model(model, mesh, rules)
-    transform = optimizer.build()
+    axes = axes_by_name(abstract)
+    transform = optimizer.build(axes)
     leaves, signal_of = _teacher_parts(teacher)
 
     def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
@@ -107,7 +109,7 @@ def build_program(
     init, init_from = _initialisers(model, transform)
     named = flatten_names(abstract)
     shapes = jax.eval_shape(init, 0)
-    state = place_state(shapes, {name: p.sharding for name, p in named.items()}, mesh)
+    state = place_state(shapes, {name: p.sharding for name, p in named.items()}, mesh, axes)
     placed = jax.tree.map(lambda x: x.sharding, state)
     train_step = make_train_step(
         apply,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cat_jax.parallel.batches import replicated
 from cat_jax.parallel.names import flatten_names, unflatten_names
+from cat_jax.train.matrices import ParameterAxes, joined_shape, joined_sharding
 
 Params = dict[str, jax.Array]
 """A model's parameters by name; see parallel.names."""
@@ -39,8 +40,17 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, seed: jax
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
 
-def place_state(abstract: TrainState, params: Mapping[str, NamedSharding], mesh: Mesh) -> TrainState:
-    """`abstract` with a sharding on every leaf: optimizer state lies as the parameter it belongs to."""
+def place_state(
+    abstract: TrainState, params: Mapping[str, NamedSharding], mesh: Mesh, axes: ParameterAxes
+) -> TrainState:
+    """`abstract` with a sharding on every leaf: optimizer state lies as the parameter it belongs to.
+
+    Args:
+      abstract: shapes and dtypes.
+      params: where each parameter lies.
+      mesh: the mesh.
+      axes: the parameters' logical axes, which the optimizer was built with; a name may be absent.
+    """
     everywhere = replicated(mesh)
 
     def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -48,7 +58,10 @@ def place_state(abstract: TrainState, params: Mapping[str, NamedSharding], mesh:
         sharding = everywhere
         if keys:
             name = keys[-1]
-            sharding = _like_parameter(leaf.shape, abstract.params[name].shape, params[name])
+            shape, known = abstract.params[name].shape, axes.get(name, ())
+            sharding = _like_parameter(leaf.shape, shape, params[name])
+            if leaf.shape != shape and (joined := joined_shape(shape, known)) != shape:
+                sharding = _like_parameter(leaf.shape, joined, joined_sharding(params[name], known))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(place, abstract)

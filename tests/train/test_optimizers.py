@@ -9,7 +9,11 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cat_jax.errors import UserError
+from cat_jax.losses.objective import Objective
+from cat_jax.models.t5_config import T5Config
+from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.train.optimizer import Adafactor, AdamW
+from cat_jax.train.program import build_program
 from cat_jax.train.schedule import Schedule
 from cat_jax.train.state import new_state, place_state
 
@@ -94,7 +98,7 @@ def test_moments_lie_as_their_parameters():
 
     def specs(config, *path):
         abstract = jax.eval_shape(lambda p: new_state(p, config.build(), 0), abstract_params)
-        placed = place_state(abstract, shardings, MESH)
+        placed = place_state(abstract, shardings, MESH, {})
         leaves = jax.tree_util.tree_flatten_with_path(placed.opt_state)[0]
         return {
             jax.tree_util.keystr(p): (leaf.shape, leaf.sharding.spec)
@@ -108,6 +112,65 @@ def test_moments_lie_as_their_parameters():
     assert list(specs(Adafactor(), ".v_col", "'w'").values()) == [((8, 256), P(None, "fsdp"))]
     assert list(specs(Adafactor(), ".v_row", "'square'").values()) == [((128,), P())]
     assert [s for shape, s in specs(Adafactor(), ".v[", "'b'").values() if shape == (8,)] == [P("tensor")]
+
+
+HEADS = {
+    "query": ("embed", "heads", "kv"),
+    "output": ("heads", "kv", "embed"),
+    "scan": ("layers", "embed", "heads", "kv"),
+}
+SHAPES = {"query": (256, 8, 64), "output": (8, 64, 256), "scan": (3, 256, 8, 64)}
+MATRICES = {"query": (256, 512), "output": (512, 256), "scan": (3, 256, 512)}
+
+
+def test_adafactor_factors_attention_kernels_as_matrices():
+    """As t5x stores them: the updates are optax's of the matrices, and no second moment is kept whole."""
+    draw = np.random.default_rng(0)
+    params, gradient = (
+        {name: jnp.array(draw.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()} for _ in range(2)
+    )
+    flat = lambda tree: {name: x.reshape(MATRICES[name]) for name, x in tree.items()}  # noqa: E731
+    transform, matrices = Adafactor(0.1).build(HEADS), optax.adafactor(0.1)
+    state, flat_state = transform.init(params), matrices.init(flat(params))
+    assert sum(x.size for x in jax.tree.leaves(state)) < 10_000  # of 655 360 parameters
+    for _ in range(2):
+        updates, state = transform.update(gradient, state, params)
+        expected, flat_state = matrices.update(flat(gradient), flat_state, flat(params))
+        for name, shape in SHAPES.items():
+            assert updates[name].shape == shape
+            np.testing.assert_array_equal(updates[name], expected[name].reshape(shape))
+
+
+def test_means_of_attention_kernels_lie_as_their_parameters():
+    """Split heads are a contiguous part of a matrix's side; a split of every head is not, and is given up."""
+    specs = {"query": P("fsdp", "tensor"), "output": P("tensor", None, "fsdp"), "scan": P(None, "fsdp", None, "tensor")}
+    abstract_params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+    optimizer = Adafactor(momentum=0.9).build(HEADS)
+    abstract = jax.eval_shape(lambda p: new_state(p, optimizer, 0), abstract_params)
+    placed = place_state(abstract, {name: NamedSharding(MESH, spec) for name, spec in specs.items()}, MESH, HEADS)
+    found: dict = {name: {} for name in SHAPES}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(placed.opt_state)[0]:
+        for name in SHAPES:
+            if f"'{name}'" in jax.tree_util.keystr(path):
+                found[name][leaf.shape] = leaf.sharding.spec
+    expected = {
+        "query": {(256, 512): P("fsdp", "tensor"), (256,): P("fsdp"), (512,): P("tensor")},
+        "output": {(512, 256): P("tensor", "fsdp"), (256,): P("fsdp"), (512,): P("tensor")},
+        "scan": {(3, 256, 512): P(None, "fsdp", None), (3, 256): P(None, "fsdp"), (3, 512): P(None, None)},
+    }
+    for name, shapes in expected.items():
+        assert {shape: spec for shape, spec in found[name].items() if shape != (1,)} == shapes
+    assert {name: leaf.sharding.spec for name, leaf in placed.params.items()} == specs
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_run_hands_the_optimizer_the_axes(scan):
+    sizes = {"embed_dim": 128, "num_heads": 4, "head_dim": 32, "mlp_dim": 128}
+    model = T5Config(vocab_size=128, **sizes, num_encoder_layers=2, num_decoder_layers=2, scan_layers=scan)
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    program = build_program(model, Objective(w=1.0, keep="all"), Adafactor(), mesh)
+    size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+    assert size(program.abstract_state.opt_state) < 0.05 * size(program.abstract_state.params)
 
 
 @pytest.mark.parametrize(
