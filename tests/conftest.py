@@ -1,8 +1,14 @@
-"""The order of the tests.
+"""Quick compilation, and the order of the tests.
 
+LLVM's expensive passes are off in the tests and in what they start, as each program runs only a few times and
+compilation is most of the suite's time; the passes over HLO, which fuse and partition, stay on.
 Types are promoted by JAX's standard rules: under `jax_numpy_dtype_promotion = "strict"` optax's Adam fails, which
 raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correction`).
 """
+
+import os
+
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def pytest_collection_modifyitems(items):

@@ -34,7 +34,7 @@ print(json.dumps([gathered, known]))
 @pytest.mark.parametrize("layers", ["unrolled", "scanned"])
 def test_only_parameters_are_gathered(layers):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    setting = os.environ | flags | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    setting = os.environ | flags
     command = [sys.executable, "-c", PROGRAM, layers]
     done = subprocess.run(command, env=setting, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

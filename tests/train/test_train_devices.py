@@ -38,10 +38,7 @@ def start(world, meshes, processes=1, devices=1, steps=STEPS, evaluate=False):
     port = free_port()
     jobs = []
     for index in range(processes):
-        setting = environment(index, processes, port, devices) | {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(world / "xla"),
-        }
+        setting = environment(index, processes, port, devices) | {"JAX_COMPILATION_CACHE_DIR": str(world / "xla")}
         if processes == 1:
             setting = {name: value for name, value in setting.items() if not name.startswith("CAT_JAX_")}
         command = [sys.executable, str(PROGRAM), str(world), json.dumps(meshes), str(steps), str(evaluate)]
@@ -146,11 +143,7 @@ train(**arguments(
 
 def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
     """Kill -9 between steps, during a save, and during the removal of an old checkpoint."""
-    setting = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(world / "xla"),
-        "JAX_PLATFORMS": "cpu",
-    }
+    setting = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(world / "xla"), "JAX_PLATFORMS": "cpu"}
     code = KILLER.format(here=str(PROGRAM.parent))
 
     def run(name, when):
