@@ -12,6 +12,9 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+FLAG = "--gin."
+"""What a binding's source begins with if it came as a flag."""
+
 Signature = Callable[[str], inspect.Signature | None]
 """From the name of a configurable to its signature; None if it cannot be told."""
 
@@ -158,11 +161,6 @@ class Bindings:
           signature: tells required parameters; without it none is reported as missing.
         """
         return _Walk(self.merged(), signature).run(roots)
-
-    def unread_macros(self) -> list[Binding]:
-        """Macros that no binding refers to, in any scope."""
-        read = {ref.name for item in self.items for ref in references(item.value) if isinstance(ref, Macro)}
-        return [item for item in self.merged().values() if item.is_macro and not {item.key, item.name} & read]
 
     def names(self) -> dict[str, Binding]:
         """Each configurable that is bound or referred to, with the first binding that does so."""

@@ -19,15 +19,14 @@ import gin
 from gin import config_parser
 
 from cat_jax.cli import names
-from cat_jax.cli.bindings import Binding, Bindings, Import, Macro, Reach, Reference, references, text_of
+from cat_jax.cli.bindings import FLAG, Binding, Bindings, Import, Macro, Reach, Reference, text_of
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.places import refuse_addresses
+from cat_jax.cli.spelling import check_macros
 from cat_jax.errors import UserError
 
 BUNDLED = pathlib.Path(str(importlib.resources.files("cat_jax_gin")))
 """Where the gin files that come with cat-jax lie, in the source tree or in an installed wheel."""
-
-FLAG = "--gin."
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -61,11 +60,7 @@ def read(files: Sequence[str], flags: Sequence[str] = (), search_paths: Sequence
     for flag in flags:
         reader.flag(flag)
     bindings = Bindings(tuple(reader.items), tuple(dict.fromkeys(reader.imports)))
-    for item in bindings.unread_macros():
-        if item.source.startswith(FLAG):
-            known = {ref.name for other in bindings.items for ref in references(other.value) if isinstance(ref, Macro)}
-            mend = names.suggestion(item.name, known, "leave it out, or name the gin file that uses it")
-            raise UserError(f"nothing reads the macro {item.key} ({item.source})", mend)
+    check_macros(bindings)
     return bindings
 
 

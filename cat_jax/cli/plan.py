@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cat_jax.cli import configuration
-from cat_jax.cli.bindings import Bindings, Macro, Reach, Reference, references, text_of
+from cat_jax.cli.bindings import Macro, Reach, Reference, text_of
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.experiment import Experiment, GinFiles, is_trained, objective_file, objective_name
-from cat_jax.cli.names import suggestion
+from cat_jax.cli.spelling import check_scopes
 from cat_jax.cli.stages import Stage
 from cat_jax.errors import UserError
 
@@ -53,7 +53,7 @@ class Plan:
         self.tables_dir = self.run_dir / "tables"
         self.students = self._students()
         bindings = configuration.of_flags(flags)
-        self._check_scopes(bindings)
+        check_scopes(bindings, [*experiment.teachers, *experiment.students])
         shared = bindings.macro("STORE_DIR")
         self.store_dir = shared if isinstance(shared, str) else str(self.run_dir / "store")
         self.stages = self._stages()
@@ -71,26 +71,6 @@ class Plan:
     def pairs(self) -> list[tuple[str, str]]:
         """The pairs of a teacher and a student that have a report each."""
         return [(teacher, student) for teacher in self._experiment.teachers for student in self._experiment.students]
-
-    def _check_scopes(self, bindings: Bindings) -> None:
-        """Refuses flags in a scope that no stage runs in: they would be taken, and change nothing.
-
-        Files may have such bindings, for they may be shared.
-
-        Raises:
-          UserError: names the flag, and the closest scope.
-        """
-        values = [ref for item in bindings.items for ref in references(item.value)]
-        models = [*self._experiment.teachers, *self._experiment.students]
-        named = {ref.scope.partition("/")[0] for ref in values if isinstance(ref, Reference) and ref.scope}
-        macros = {ref.name for ref in values if isinstance(ref, Macro)}  # gin calls a macro in a scope of its name
-        for item in bindings.items:
-            first = item.scope.partition("/")[0]
-            if not first or not item.source.startswith(configuration.FLAG):
-                continue
-            if first not in {*models, *named} and (item.is_macro or first not in macros):
-                mend = suggestion(first, models, f"the scopes are {', '.join(models)}")
-                raise UserError(f"no teacher or student is called {first!r} ({item.source})", mend)
 
     def _students(self) -> list[Student]:
         experiment = self._experiment

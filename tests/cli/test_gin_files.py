@@ -16,8 +16,9 @@ def test_there_are_bundled_files():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_binding_of_a_bundled_file_exists(name):
+def test_every_binding_of_a_bundled_file_exists(name, caplog):
     bindings = configuration.read([name])
+    assert not caplog.messages
     assert set(bindings.names()) <= set(names.NAMES)
     for item in bindings.items:
         if not item.is_macro:

@@ -232,6 +232,23 @@ def test_a_wrong_experiment_is_refused_before_anything_starts(tmp_path, flag, sa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("techer/TRAIN_STEPS = 10", "no teacher or student is called 'techer' ({file} line 15): did you mean teacher?"),
+        ("TRAIN_STPES = 10", "nothing reads the macro TRAIN_STPES ({file} line 15): did you mean TRAIN_STEPS or "),
+        ("big/TRAIN_STEPS = 10", None),
+        ("COLOUR = 10", None),
+    ],
+)
+def test_a_file_sets_what_nothing_reads(tmp_path, caplog, line, said):
+    """It may be shared; but if it looks like a misspelt other it is told, once for all stages."""
+    plan(tmp_path, more=line)
+    assert len(caplog.messages) == (said is not None)
+    for message in caplog.messages:
+        assert message.startswith("warning: " + said.format(file=tmp_path / "mine.gin"))
+
+
 def test_default_jobs_leave_an_accelerator_to_one_process(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert default_jobs() >= 1

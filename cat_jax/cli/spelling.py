@@ -1,0 +1,66 @@
+"""What a configuration sets and nothing reads: refused if it came as a flag, told if a file's looks misspelt.
+
+Files may be shared between experiments, and may set what this one does not use; a flag is meant for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Collection, Iterable
+
+from cat_jax.cli.bindings import FLAG, Binding, Bindings, Macro, Reference, references
+from cat_jax.cli.names import suggestion
+from cat_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def check_macros(bindings: Bindings) -> None:
+    """Looks for macros that no binding refers to.
+
+    Raises:
+      UserError: a flag sets one; names it, and the closest that is read.
+    """
+    read = {ref.name for item in bindings.items for ref in references(item.value) if isinstance(ref, Macro)}
+    unread = [item for item in bindings.merged().values() if item.is_macro and not {item.key, item.name} & read]
+    for item in unread:
+        _told(
+            item,
+            f"nothing reads the macro {item.key}",
+            item.name,
+            read,
+            "leave it out, or name the gin file that uses it",
+        )
+
+
+def check_scopes(bindings: Bindings, models: Collection[str]) -> None:
+    """Looks for bindings in a scope in which nothing of an experiment runs.
+
+    Args:
+      bindings: the experiment's.
+      models: the names of its teachers and students.
+
+    Raises:
+      UserError: a flag is in such a scope; names it, and the closest model.
+    """
+    values = [ref for item in bindings.items for ref in references(item.value)]
+    named = {ref.scope.partition("/")[0] for ref in values if isinstance(ref, Reference) and ref.scope}
+    macros = {ref.name for ref in values if isinstance(ref, Macro)}  # gin calls a macro in a scope of its name
+    for item in bindings.items:
+        first = item.scope.partition("/")[0]
+        if first and first not in {*models, *named} and (item.is_macro or first not in macros):
+            known = f"the scopes are {', '.join(models)}"
+            _told(item, f"no teacher or student is called {first!r}", first, models, known)
+
+
+def _told(item: Binding, what: str, word: str, known: Iterable[str], otherwise: str) -> None:
+    if item.source.startswith(FLAG):
+        raise UserError(f"{what} ({item.source})", suggestion(word, known, otherwise))
+    if close := suggestion(word, known, ""):
+        _warn(f"{what} ({item.source}): {close}")
+
+
+@functools.cache  # the stages of an experiment read the same files
+def _warn(line: str) -> None:
+    logger.warning("warning: %s", line)
