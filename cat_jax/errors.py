@@ -29,7 +29,7 @@ class UserError(Exception):
 
 
 class NonFiniteError(UserError):
-    """A loss or a gradient norm that is NaN or infinite; names the step."""
+    """A loss, a gradient norm or a log-probability that is NaN or infinite; names where."""
 
     exit_code = EXIT_NONFINITE
 

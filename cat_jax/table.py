@@ -79,11 +79,22 @@ class TableInfo:
 def table_path(tables_dir: str | os.PathLike, model: str, task: str, split: str) -> pathlib.Path:
     """Where the table of a model on a task's split lies; characters that a path cannot hold are percent-quoted.
 
+    In the split dots are, too, so that no two pairs of task and split meet.
+
     >>> str(table_path("tables", "cat_xent-0", "super_glue:cb", "test"))
     'tables/cat_xent-0/super_glue%3Acb.test.parquet'
     """
     quoted = urllib.parse.quote(task, safe=" []+,=")
-    return pathlib.Path(tables_dir) / model / f"{quoted}.{split}.parquet"
+    return pathlib.Path(tables_dir) / model / f"{quoted}.{quoted_split(split)}.parquet"
+
+
+def quoted_split(split: str) -> str:
+    """A split as the name of a table's file has it.
+
+    >>> quoted_split("newstest.2021")
+    'newstest%2E2021'
+    """
+    return urllib.parse.quote(split, safe=" []+,=").replace(".", "%2E")
 
 
 def write_table(path: str | os.PathLike, rows: Mapping[str, Sequence[Any]], info: TableInfo) -> None:

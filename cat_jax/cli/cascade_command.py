@@ -64,9 +64,9 @@ def tasks_of(tables_dir: str | os.PathLike, model: str, split: str) -> list[str]
     Raises:
       UserError: there are none.
     """
-    from cat_jax.table import read_table
+    from cat_jax.table import quoted_split, read_table
 
-    paths = sorted((pathlib.Path(tables_dir) / model).glob(f"*.{split}.parquet"))
+    paths = sorted((pathlib.Path(tables_dir) / model).glob(f"*.{quoted_split(split)}.parquet"))
     if not paths:
         raise UserError(
             f"no tables of the model {model!r} on split {split!r} in {tables_dir}",

@@ -41,12 +41,14 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration, devices
+    from cat_jax.data.layout import split_names
 
     several = devices.start("--multiprocess" in given)
     devices.cache_compilations()
     command = configuration.configure(configuration.of_flags(flags), "evaluate")
     arguments = command.arguments
-    wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in arguments["splits"]]
+    splits = split_names(arguments["splits"])
+    wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "TABLES_DIR")
     results = command.call()

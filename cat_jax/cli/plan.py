@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cat_jax.checkpoint.params import checkpoint_fingerprint, split_step_dir
 from cat_jax.cli import configuration
 from cat_jax.cli.bindings import Macro, Reach, Reference, text_of
 from cat_jax.cli.command import GinFlags
@@ -137,6 +138,7 @@ class Plan:
             scope=name,
             needs=["prepare"] if is_trained(files) else ["prepare", f"train/{name}"],
             peers=len(self._experiment.teachers),
+            teachers=[name],
             **self._owned(signal_dir),
         )
 
@@ -162,6 +164,7 @@ class Plan:
             scope=f"{student.scope}/{objective_name(student.objective)}",
             needs=["prepare"] if live and trained else ["prepare", needs],
             peers=len(self.students),
+            teachers=[student.teacher] if live else [],
             **self._owned(model_dir, "model.json"),
         )
 
@@ -187,6 +190,7 @@ class Plan:
             needs=["prepare", *(stage.name for stage in needs if stage.name.startswith("train/"))],
             outputs=tuple(self.tables_dir / model for model in models),
             peers=peers,
+            teachers=[model for model in models if model in self._experiment.teachers],
         )
 
     def _cascade(self, teacher: str, scope: str, needs: Sequence[str]) -> Stage:
@@ -202,13 +206,22 @@ class Plan:
                 "LARGE": teacher,
                 "STUDENTS": {s.name: (objective_name(s.objective), s.seed) for s in mine},
                 "HISTORIES": {s.name: os.path.join(directories[s.name], "metrics.jsonl") for s in mine},
-                "CONFIGS": {name: os.path.join(path, "operative_config.gin") for name, path in directories.items()},
+                "CONFIGS": self._configs(directories),
                 "TEST_SPLIT": self._experiment.test_split,
                 "VALIDATION_SPLIT": self._experiment.validation_split,
             },
             needs=needs,
             outputs=(report_dir / "report.html", report_dir / "results.json"),
         )
+
+    def _configs(self, directories: Mapping[str, str]) -> dict[str, str]:
+        """The configurations that a report shows: a model that was trained elsewhere may have come without one."""
+        found = {}
+        for name, directory in directories.items():
+            path = split_step_dir(directory)[0] / "operative_config.gin"
+            if path.exists() or not is_trained(self._experiment.teachers.get(name, ())):
+                found[name] = str(path)
+        return found
 
     def _owned(self, directory: str, *files: str) -> dict[str, Any]:
         """The outputs of a stage that a directory belongs to; a directory elsewhere is never deleted."""
@@ -228,6 +241,7 @@ class Plan:
         owns: pathlib.Path | None = None,
         extent: Mapping[str, Any] | None = None,
         peers: int = 1,
+        teachers: Sequence[str] = (),
     ) -> Stage:
         """A stage, its configuration checked.
 
@@ -242,6 +256,8 @@ class Plan:
           owns: as in `Stage`.
           extent: macros that say how much of the work is asked for.
           peers: as in `Stage`.
+          teachers: those that the command reads; of one that is trained already the stage keeps in mind which
+            parameters it found.
         """
         macros = {"STORE_DIR": self.store_dir, **macros, **(extent or {})}
         flags = dataclasses.replace(
@@ -257,7 +273,7 @@ class Plan:
         return Stage(
             name=name,
             arguments=(command, *flags.arguments(), "--debug"),
-            configuration=self._text(reach, extent or {}),
+            configuration=self._found(teachers, reach) + self._text(reach, extent or {}),
             needs=tuple(needs),
             outputs=tuple(outputs),
             owns=owns,
@@ -268,7 +284,29 @@ class Plan:
     def _text(self, reach: Reach, extent: Mapping[str, Any]) -> str:
         """The configuration of a stage as far as it decides the result; the same wherever the run directory lies."""
         items = [item for item in reach.used if item.key not in (*IRRELEVANT, *extent) and item.name not in IRRELEVANT]
-        return text_of(items).replace(str(self.run_dir), "RUN_DIR")
+        return text_of(dataclasses.replace(item, value=self._below(item.value)) for item in items)
+
+    def _below(self, value: Any) -> Any:
+        """`value` with RUN_DIR for the run directory in the paths that it holds."""
+        if isinstance(value, str):
+            below = value == str(self.run_dir) or value.startswith(f"{self.run_dir}{os.sep}")
+            return "RUN_DIR" + value.removeprefix(str(self.run_dir)) if below else value
+        if isinstance(value, Mapping):
+            return {self._below(key): self._below(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._below(item) for item in value)
+        return value
+
+    def _found(self, teachers: Sequence[str], reach: Reach) -> str:
+        """A line for each teacher that is trained already: the checkpoint that is there now."""
+        keys = ("teach.step", "LiveTeacher.step")
+        steps = [item.value for item in reach.used if item.key in keys and isinstance(item.value, int | str)]
+        lines = []
+        for name in teachers:
+            files = self._experiment.teachers[name]
+            if isinstance(files, str) and is_trained(files):
+                lines.append(f"# {files} has the parameters {checkpoint_fingerprint(files, *steps)}\n")
+        return "".join(lines)
 
 
 def _listed(files: GinFiles) -> list[str]:

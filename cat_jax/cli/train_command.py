@@ -24,7 +24,7 @@ MANUAL = Manual(
         "STORE_DIR": "where the stores are",
         "TRAIN_STEPS": "when to stop",
         "MODEL": "set by models/*.gin",
-        "OBJECTIVE": "set by objectives/*.gin (default: xent)",
+        "OBJECTIVE": "set by objectives/*.gin",
         "TEACHER": "None, @StoredTeacher() with SIGNAL_DIR, or @LiveTeacher() with TEACHER_DIR",
         "BATCH_SIZE, LEARNING_RATE, SEED": "have defaults",
     },

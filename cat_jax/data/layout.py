@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import urllib.parse
+from collections.abc import Iterable
 
 MANIFEST = "manifest.json"
 
@@ -17,6 +18,15 @@ def safe_name(name: str) -> str:
     """
     quoted = urllib.parse.quote(name, safe=" []+,=")
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+def split_names(splits: str | Iterable[str]) -> list[str]:
+    """Each split once; a single one may be given as its name.
+
+    >>> split_names("test"), split_names(["train", "test", "train"])
+    (['test'], ['train', 'test'])
+    """
+    return list(dict.fromkeys([splits] if isinstance(splits, str) else splits))
 
 
 def prepared_splits(root: str | os.PathLike, task: str) -> list[str]:

@@ -82,7 +82,7 @@ def _recipes(config: PrepareConfig, provider: Any) -> list[Recipe]:
     """One for each (task, split), tasks in the mixture's order."""
     tasks = seqio_task.tasks_of(provider)
     known = sorted({split for task in tasks for split in task.splits})
-    wanted = known if config.splits is None else list(config.splits)
+    wanted = known if config.splits is None else layout.split_names(config.splits)
     for split in wanted:
         if split not in known:
             raise UserError(

@@ -48,6 +48,16 @@ def answer_rows(columns: Mapping[str, Any]) -> pa.Table:
     return pa.table([columns.get(f.name, pa.nulls(count, f.type)) for f in ANSWERS], schema=ANSWERS)
 
 
+def count_not_finite(rows: pa.Table) -> int:
+    """How many of these rows have a log-probability or an option's score that is NaN or infinite."""
+    bad = np.zeros(len(rows), bool)
+    for name in ("token_logprobs", "option_scores"):
+        column = rows[name].combine_chunks()
+        wrong = ~np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
+        bad[column.value_parent_indices().to_numpy()[wrong]] = True
+    return int(bad.sum())
+
+
 class Parts:
     """The finished answers of one table that is being made, in memory and on disk.
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 from jax.experimental import multihost_utils
 
 from cat_jax.data.store import ExampleStore
-from cat_jax.errors import UserError
-from cat_jax.evaluate.answers import Parts
+from cat_jax.errors import NonFiniteError, UserError
+from cat_jax.evaluate.answers import Parts, count_not_finite
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.plan import Chunk, batches, places
 from cat_jax.progress import Progress
@@ -156,6 +156,12 @@ def answer(
         if parts is None or progress is None:
             continue
         answered = mode.answers(results)
+        if bad := count_not_finite(answered):
+            parts.save()
+            raise NonFiniteError(
+                f"{job.label}: the log-probabilities of {bad} of {len(answered)} examples are not finite",
+                "choose another checkpoint of it, or evaluate.dtype='float32'",
+            )
         parts.add(answered)
         count += len(answered)
         progress.update(count)

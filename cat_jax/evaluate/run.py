@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from cat_jax.checkpoint.params import checkpoint_fingerprint, find_step, load_model, read_model_file, split_step_dir
 from cat_jax.data import seqio_task
-from cat_jax.data.layout import safe_name
+from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
@@ -87,8 +87,7 @@ def evaluate(
     _check(mode, option_normalization, batch_size, max_decode_length)
     devices = Devices.of(mesh.build(), reproducible)
     settings = {"max_decode_length": max_decode_length, "option_normalization": option_normalization, "dtype": dtype}
-    chosen = dict.fromkeys([splits] if isinstance(splits, str) else splits)
-    stores = [store for split in chosen for store in _stores(store_dir, mixture_or_task, split)]
+    stores = [store for split in split_names(splits) for store in _stores(store_dir, mixture_or_task, split)]
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))

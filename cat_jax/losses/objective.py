@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,9 @@ class Objective:
     keep: str = "either"
     name: str = ""
 
+    reads_teacher: ClassVar[bool] = False
+    """Set by a subclass whose `token_weights` looks at `teacher_right` or `distillation`: it needs a teacher then."""
+
     def __post_init__(self):
         rule = KeepRule.parse(self.keep)
         _check_number("w", self.w, lambda x: 0 <= x <= 1, "in [0, 1]")
@@ -75,7 +78,7 @@ class Objective:
     @property
     def needs_teacher(self) -> bool:
         """Whether there must be a signal at all."""
-        return self.needs_distribution or self.keep_rule.needs_teacher
+        return self.needs_distribution or self.keep_rule.needs_teacher or self.reads_teacher
 
     @property
     def needs_uniform(self) -> bool:
@@ -128,7 +131,8 @@ class Objective:
     def token_weights(self, tokens: TokenLosses) -> Array | None:
         """A factor >= 0 on each token's loss, float[N], without gradient; None for 1. For subclasses to override.
 
-        It scales the loss alone. Normalizer and metrics count every token by its own weight, as they do without it.
+        One that looks at the teacher says so in `reads_teacher`. The factor scales the loss alone: normalizer and
+        metrics count every token by its own weight, as they do without it.
         """
         del tokens
         return None

@@ -15,9 +15,6 @@ from flax import nnx
 from cat_jax.parallel.activations import whole
 from cat_jax.parallel.names import path_name
 
-LOGICAL_AXES = frozenset({"vocab", "embed", "mlp", "heads", "kv", "layers", "relpos_buckets"})
-"""Every name that a parameter of this package uses; `kv` is the size of one head, `layers` the scanned stack."""
-
 
 class Parameter(nnx.Param):
     """A parameter that is gathered where it is read, if `parallel.activations` wants that of whoever traces."""
@@ -28,8 +25,12 @@ class Parameter(nnx.Param):
 
 
 def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
-    """A parameter whose dimensions are called `axes`, one name each."""
-    if len(axes) != value.ndim or not LOGICAL_AXES.issuperset(axes):
+    """A parameter whose dimensions are called `axes`, one name each.
+
+    This package's own are vocab, embed, mlp, heads, kv (the size of one head), layers (the scanned stack) and
+    relpos_buckets. Another name needs a rule in `axis_rules`.
+    """
+    if len(axes) != value.ndim:
         raise ValueError(f"axes {axes} do not name the dimensions of a parameter of shape {value.shape}")
     return Parameter(value, logical_axes=axes)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # reading a configuration must not wait for JAX
     from cat_jax.types import Count, Prompt
 
 ACTIVATION_NAMES = ("gelu", "gelu_exact", "relu", "silu", "linear")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "minimal", "full")
 
 _POSITIVE = (

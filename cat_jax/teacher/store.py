@@ -44,7 +44,7 @@ class SignalStore:
                 )
         self._shards = [ShardReader(directory / entry.file, entry, size) for entry in manifest.shards]
         self._memory = None
-        if sum(entry.bytes for entry in manifest.shards) <= memory_bytes:
+        if int(counted.sum()) * (1 + size) <= memory_bytes:  # a bit is a byte there
             self._memory = self._load(counted)
 
     @staticmethod
@@ -65,7 +65,7 @@ class SignalStore:
           needs_distribution: whether the objective has a distillation term.
           temperature: of the objective, where it has one.
           teacher: the checkpoint that it must be from, in whatever dtype; None for any.
-          memory_bytes: a signal up to this size is read now, a larger one as it is used.
+          memory_bytes: a signal that takes no more than this in memory is read now, a larger one as it is used.
 
         Raises:
           UserError: there is no such signal; it is of another store, vocabulary or teacher, too little for the
@@ -146,18 +146,21 @@ class SignalStore:
 
     def _load(self, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(bits, records) of all target tokens of all shards, checked and in memory."""
-        pairs = []
-        for reader, tokens in zip(self._shards, counted.tolist(), strict=True):
+        bits, records = self._empty(int(counted.sum()))
+        for reader, start, tokens in zip(self._shards, self._shard_starts.tolist(), counted.tolist(), strict=True):
             reader.check()
-            pairs.append(reader.gather(np.arange(tokens)))
-        bits = np.concatenate([pair[0] for pair in pairs])
-        records = [pair[1] for pair in pairs if pair[1] is not None]
-        return bits, np.concatenate(records) if records else None
+            bits[start : start + tokens], found = reader.gather(np.arange(tokens))
+            if records is not None:
+                records[start : start + tokens] = found
+        return bits, records
+
+    def _empty(self, tokens: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(bits, records) for so many target tokens."""
+        size = self.manifest.recipe.record_bytes
+        return np.empty(tokens, bool), np.empty((tokens, size), np.uint8) if size else None
 
     def _gather(self, positions: np.ndarray, shards: np.ndarray) -> dict[str, np.ndarray]:
-        size = self.manifest.recipe.record_bytes
-        bits = np.empty(len(positions), bool)
-        records = np.empty((len(positions), size), np.uint8) if size else None
+        bits, records = self._empty(len(positions))
         for shard in np.unique(shards).tolist():
             [places] = np.nonzero(shards == shard)
             found = self._shards[shard].gather(positions[places] - self._shard_starts[shard])

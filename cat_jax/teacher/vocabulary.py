@@ -11,7 +11,7 @@ from cat_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def check_vocabularies(
+def check_teacher_vocabularies(
     teacher: str, vocabularies: Mapping[str, str], vocab_size: int, features: Mapping[str, FeatureInfo], store: str
 ) -> None:
     """Refuses a teacher of other vocabularies than the store's; warns where the teacher's are not known.

@@ -16,6 +16,7 @@ from cat_jax.checkpoint.params import (
     read_model_file,
     split_step_dir,
 )
+from cat_jax.data.layout import split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
@@ -27,7 +28,7 @@ from cat_jax.teacher.forward import make_step
 from cat_jax.teacher.layout import SignalLayout, SparseLayout
 from cat_jax.teacher.manifest import Manifest, Recipe, TeacherIdentity, read_manifest, signal_directory
 from cat_jax.teacher.output import SignalWriter
-from cat_jax.teacher.vocabulary import check_vocabularies
+from cat_jax.teacher.vocabulary import check_teacher_vocabularies
 
 
 def teach(
@@ -108,9 +109,10 @@ def teach(
 
 
 def _stores(root: str | os.PathLike, mixture_or_task: str, splits: Sequence[str]) -> list[ExampleStore]:
-    names = [splits] if isinstance(splits, str) else splits
     mixture = read_mixture(root, mixture_or_task)
-    return [ExampleStore.open(root, task.task, split) for split in names for task in mixture.of_split(split)]
+    return [
+        ExampleStore.open(root, task.task, split) for split in split_names(splits) for task in mixture.of_split(split)
+    ]
 
 
 def _recipe(
@@ -125,7 +127,7 @@ def _recipe(
     """What the signal of `store` will be, after checking that teacher and store fit."""
     config, vocabularies = read_model_file(model_dir)
     manifest = store.manifest
-    check_vocabularies(str(model_dir), vocabularies, config.vocab_size, manifest.features, str(store.directory))
+    check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, manifest.features, str(store.directory))
     layout.record_dtype(config.vocab_size)  # refuses a layout that the vocabulary is too small for
     return Recipe(
         task=store.task,

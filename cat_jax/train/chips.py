@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,  # v2 and v3: a device is one of a chip's two cores
     "TPU v3": 61.5e12,
@@ -18,7 +20,7 @@ PEAK_FLOPS = {
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
     "NVIDIA L4": 121e12,
-    "NVIDIA V100": 125e12,
+    "Tesla V100": 125e12,
 }
 """Dense bf16 (V100: f16) FLOP/s of one device as vendors state it, by the beginning of `jax.Device.device_kind`."""
 
@@ -26,8 +28,8 @@ PEAK_FLOPS = {
 def peak_flops(device_kind: str) -> float | None:
     """The peak of a device by its kind; None where it is not known (CPUs, newer chips).
 
-    >>> peak_flops("TPU v5 lite"), peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
-    (197000000000000.0, 989000000000000.0, None)
+    >>> peak_flops("TPU v5 lite"), peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("NVIDIA L40S"), peak_flops("cpu")
+    (197000000000000.0, 989000000000000.0, None, None)
     """
-    known = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    known = [kind for kind in PEAK_FLOPS if re.match(rf"{re.escape(kind)}\b", device_kind)]
     return PEAK_FLOPS[max(known, key=len)] if known else None

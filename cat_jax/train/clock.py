@@ -38,11 +38,12 @@ class Clock:
         yield
         self._paused += self._now() - began
 
-    def lap(self, step: int, tokens: float) -> dict[str, float]:
-        """The speed since the last lap, in which `tokens` tokens were trained on; begins another stretch."""
+    def lap(self, step: int, tokens_per_step: float) -> dict[str, float]:
+        """The speed since the last lap, in steps of `tokens_per_step` tokens on average; begins another stretch."""
         seconds = max(1e-9, self._now() - self._since - self._paused)
         steps = step - self._step
-        timing = {"seconds": seconds, "steps_per_second": steps / seconds, "tokens_per_second": tokens / seconds}
+        rate = steps / seconds
+        timing = {"seconds": seconds, "steps_per_second": rate, "tokens_per_second": tokens_per_step * rate}
         if self._flops and self._peak:
             timing["mfu"] = self._flops * steps / seconds / self._peak
         self.restart(step)

@@ -20,7 +20,8 @@ def make_eval_step(apply: Apply, objective: Objective, signal_of: SignalOf, *, n
     """A pure function (parameters, teacher's parameters, batch, stored signal) -> sums, f32[num_tasks] each.
 
     The sums are those of `LossOutput.sums`, `sequences` (rows with a target token) and `sequences_right` (rows in
-    which the student's first choice is right at every target token: greedy decoding would give the target).
+    which the student's first choice is right at every target token: greedy decoding would give a target that ends with
+    EOS).
     """
 
     def eval_step(params: Params, teacher: Any, batch: Batch, signal: TeacherSignal | None) -> Metrics:

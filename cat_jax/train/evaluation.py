@@ -76,7 +76,6 @@ class Evaluator:
         self._program, self._place = program, make_place(program.mesh, objective)
         self._step = program.evaluator(objective, len(stores))
         self._kept: list[HostBatch] | None = None
-        self.features = stores[0].manifest.features
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Scalars as `losses.metrics.summarize` gives them, and `sequence_accuracy`, over all tasks and per task."""

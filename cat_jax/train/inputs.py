@@ -93,6 +93,29 @@ def check_vocabularies(
     return vocabularies
 
 
+def check_evaluation(dataset: DatasetConfig, trained: DatasetConfig, vocabularies: Mapping[str, str]) -> None:
+    """Refuses evaluation data of other vocabularies than the training data.
+
+    Args:
+      dataset: of the evaluation.
+      trained: of the training.
+      vocabularies: of the training data, as `check_vocabularies` returns them.
+
+    Raises:
+      UserError: naming both stores.
+    """
+    stores, _ = open_stores(dataset.store_dir, dataset.mixture_or_task, dataset.split, dataset.feature_lengths)
+    for store in stores:
+        for name, feature in store.manifest.features.items():
+            known = vocabularies.get(name)
+            if known is not None and known != feature.vocabulary:
+                raise UserError(
+                    f"{store.directory}, which is to be evaluated on, has the vocabulary {feature.vocabulary[:12]} for "
+                    f"{name!r}, the training data in {trained.store_dir} has {known[:12]}",
+                    "prepare both with the same vocabulary",
+                )
+
+
 def make_place(mesh: Mesh, objective: Objective) -> Place:
     """A function from this process's rows to what the step takes.
 

@@ -16,7 +16,7 @@ from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.teacher.live import LiveTeacher, LoadedTeacher
 from cat_jax.train.compilation import enable_compilation_cache
 from cat_jax.train.evaluation import Evaluator
-from cat_jax.train.inputs import check_vocabularies, make_place, open_signals, open_training_data
+from cat_jax.train.inputs import check_evaluation, check_vocabularies, make_place, open_signals, open_training_data
 from cat_jax.train.optimizer import AdamW, OptimizerConfig
 from cat_jax.train.program import TeacherProgram, build_program
 from cat_jax.train.run import Plan, Run, TrainResult
@@ -98,6 +98,8 @@ def train(
         "fine_tuned": initial_checkpoint_path is not None,
     }
     vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
+    if eval_dataset is not None:
+        check_evaluation(eval_dataset, train_dataset, vocabularies)
     claim_directory(model_dir, model, vocabularies, described)
     loaded = live.load(devices) if live is not None else None
     program = build_program(
@@ -113,7 +115,6 @@ def train(
     evaluator = None
     if eval_dataset is not None:
         evaluator = Evaluator(program, model, objective, eval_dataset, teacher, eval_batches)
-        check_vocabularies(model, evaluator.features, {})
     flops = _flops_per_step(model, train_dataset, loaded)
     return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
 

@@ -73,7 +73,6 @@ class Adafactor:
     Attributes:
       learning_rate: a number or a schedule; times the parameter's own scale if `multiply_by_parameter_scale`.
       decay_rate: the second moment decays by 1 - t ** -decay_rate at update t.
-      decay_offset: updates by which t is shifted back, for fine-tuning.
       clipping_threshold: largest root mean square of a parameter's update; None leaves it.
       multiply_by_parameter_scale: make steps relative to the root mean square of each parameter.
       min_dim_size_to_factor: second moments are factored where the two largest dimensions are at least this.
@@ -86,7 +85,6 @@ class Adafactor:
 
     learning_rate: LearningRate = 1e-3
     decay_rate: float = 0.8
-    decay_offset: int = 0
     clipping_threshold: float | None = 1.0
     multiply_by_parameter_scale: bool = True
     min_dim_size_to_factor: int = 128
@@ -100,7 +98,6 @@ class Adafactor:
         """Refuses numbers out of range, by name."""
         _check_common(self)
         _check(self, "decay_rate", lambda x: 0 < x <= 1, "in (0, 1]")
-        _check(self, "decay_offset", lambda x: x >= 0, "of at least 0")
         _check(self, "min_dim_size_to_factor", lambda x: x >= 1, "of at least 1")
         _check(self, "eps", lambda x: x > 0, "above 0")
         for field in ("clipping_threshold", "momentum", "weight_decay"):
@@ -113,7 +110,6 @@ class Adafactor:
             self.learning_rate,
             min_dim_size_to_factor=self.min_dim_size_to_factor,
             decay_rate=self.decay_rate,
-            decay_offset=self.decay_offset,
             multiply_by_parameter_scale=self.multiply_by_parameter_scale,
             clipping_threshold=self.clipping_threshold,
             momentum=self.momentum,

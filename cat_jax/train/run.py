@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import os
 import time
@@ -17,7 +18,7 @@ from cat_jax.checkpoint.params import load_params
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.checkpoint.seal import read_seal
 from cat_jax.data.loader import TrainIterator
-from cat_jax.errors import NonFiniteError, Preempted
+from cat_jax.errors import NonFiniteError, Preempted, UserError
 from cat_jax.progress import Progress, magnitude
 from cat_jax.train.clock import Clock
 from cat_jax.train.evaluation import Evaluator
@@ -180,8 +181,9 @@ class Run:
             self._progress = Progress("train", self._plan.train_steps, "steps", start=step)
 
     def _log(self, step: int) -> None:
+        steps = self._window.settle()  # more than this process made, where it went on from a checkpoint
         scalars = self._window.take(self._data.task_names)
-        timing = self._clock.lap(step, scalars["target_tokens"] + scalars["input_tokens"])
+        timing = self._clock.lap(step, (scalars["target_tokens"] + scalars["input_tokens"]) / steps)
         self._note = (
             f"loss {scalars['loss']:.4f}, kept {100 * scalars['kept_fraction']:.1f} %, "
             f"{magnitude(timing['tokens_per_second'])} tokens/s"
@@ -217,6 +219,18 @@ class Run:
             scores = self._scores if self._evaluated == step else {}
             self._checkpoints.save(step, *to_checkpoint(state), notes, scores)
             self._saved = step
+            self._check_best()
+
+    def _check_best(self) -> None:
+        """Once there are scores: a best one cannot be kept by a metric that is not among them."""
+        config = self._plan.checkpoint
+        if config.keep_best and self._scores and config.best_metric not in self._scores:
+            self._checkpoints.wait()
+            close = difflib.get_close_matches(config.best_metric, self._scores, n=3, cutoff=0.4)
+            raise UserError(
+                f"CheckpointConfig.best_metric is {config.best_metric!r}, and the evaluation gives no such number",
+                f"name one of {', '.join(close or sorted(self._scores))}; the run goes on from its last checkpoint",
+            )
 
 
 @jax.jit

@@ -11,7 +11,7 @@ from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.store import SignalStore, StoredTeacher
-from cat_jax.teacher.vocabulary import check_vocabularies
+from cat_jax.teacher.vocabulary import check_teacher_vocabularies
 from cat_jax.types import ModelConfig
 
 Teacher = LiveTeacher | StoredTeacher
@@ -34,7 +34,7 @@ def check_live(teacher: LiveTeacher, model: ModelConfig, objective: Objective, s
         )
     for store in stores:
         features = store.manifest.features
-        check_vocabularies(str(model_dir), vocabularies, config.vocab_size, features, str(store.directory))
+        check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, features, str(store.directory))
     _check_ids(f"the teacher {model_dir}", config.vocab_size, model, objective)
 
 

@@ -42,8 +42,11 @@ class MetricWindow:
         """Takes the metrics of update number `step` without waiting for them."""
         self._pending.append((step, metrics))
 
-    def settle(self, leave: int = 0) -> None:
+    def settle(self, leave: int = 0) -> int:
         """Fetches and adds all but the newest `leave` steps; waits for them if need be.
+
+        Returns:
+          How many steps are added up since the last `take`.
 
         Raises:
           NonFiniteError: the loss, the gradient norm or a number of the teacher is NaN or infinite in a step; the first
@@ -57,6 +60,7 @@ class MetricWindow:
             self._steps += 1
             for name, value in metrics.items():
                 self._totals[name] = self._totals.get(name, 0.0) + value
+        return self._steps
 
     def empty(self) -> bool:
         """Whether no step was added since the last `take`."""

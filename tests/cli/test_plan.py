@@ -2,12 +2,15 @@
 
 import pytest
 
+from cat_jax.checkpoint.params import write_model_file
+from cat_jax.checkpoint.seal import Seal, write_seal
 from cat_jax.cli import configuration
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.experiment import Experiment, default_jobs, objective_file, objective_name
 from cat_jax.cli.plan import Plan
 from cat_jax.cli.stages import fingerprints
 from cat_jax.errors import UserError
+from cat_jax.models.t5_config import T5Config
 
 BASE = """
 include 'runs/experiment.gin'
@@ -169,12 +172,60 @@ def test_a_live_teacher_needs_no_signal(tmp_path):
     assert "StoredTeacher" not in str(student.arguments)
 
 
-def test_a_teacher_that_is_trained_already(tmp_path):
-    made = stages(plan(tmp_path, "Experiment.teachers={'teacher': '/models/xl'}"))
+def seal(step):
+    return Seal(step, f"params-{step}", {}, None, "max", {}, {})
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The directory of a model with two checkpoints; no file of them but what names them."""
+    directory = tmp_path / "xl"
+    sizes = {"embed_dim": 8, "num_heads": 1, "head_dim": 8, "mlp_dim": 8}
+    config = T5Config(vocab_size=8, num_encoder_layers=1, num_decoder_layers=1, **sizes)
+    write_model_file(directory, config, {})
+    for step in (10, 20):
+        write_seal(directory / "checkpoints" / str(step), seal(step))
+    return directory
+
+
+def test_a_teacher_that_is_trained_already(tmp_path, trained):
+    made = stages(plan(tmp_path, f"Experiment.teachers={{'teacher': '{trained}'}}"))
     assert "train/teacher" not in made
     assert made["teach/teacher"].needs == ("prepare",)
-    assert value(made["teach/teacher"], "TEACHER_DIR") == "/models/xl"
-    assert value(made["evaluate/teachers"], "EVAL_MODELS") == {"teacher": "/models/xl"}
+    assert value(made["teach/teacher"], "TEACHER_DIR") == str(trained)
+    assert value(made["evaluate/teachers"], "EVAL_MODELS") == {"teacher": str(trained)}
+    assert "teacher" not in value(made["cascade"], "CONFIGS"), "it has none"
+
+
+def test_the_configuration_of_one_checkpoint_is_that_of_its_run(tmp_path, trained):
+    (trained / "operative_config.gin").write_text("")
+    made = stages(plan(tmp_path, f"Experiment.teachers={{'teacher': '{trained}/checkpoints/10'}}"))
+    assert value(made["cascade"], "CONFIGS")["teacher"] == str(trained / "operative_config.gin")
+
+
+@pytest.mark.parametrize("signal", ["stored", "live"])
+def test_a_trained_teacher_is_known_by_its_parameters(tmp_path, trained, signal):
+    def prints(*more):
+        flags = [f"Experiment.teachers={{'teacher': '{trained}'}}", f"Experiment.signal='{signal}'", *more]
+        return fingerprints(plan(tmp_path, *flags).stages)
+
+    pin = ("teach.step=20", "LiveTeacher.step=20")
+    before, pinned_before = prints(), prints(*pin)
+    assert prints() == before
+    write_seal(trained / "checkpoints" / "30", seal(30))
+    now, pinned = prints(), prints(*pin)
+    assert {name for name in now if now[name] == before[name]} == {"prepare"}
+    assert {name for name in now if pinned[name] == pinned_before[name]} >= {
+        name for name in now if name.startswith(("teach", "train"))
+    }
+
+
+def test_paths_in_the_run_directory_are_the_same_wherever_it_lies(tmp_path):
+    made = stages(plan(tmp_path))
+    assert str(tmp_path) not in made["train/student.xent.0"].configuration
+    assert "SIGNAL_DIR = 'RUN_DIR/signals/teacher'" in made["train/student.xent.0"].configuration
+    here = stages(plan(tmp_path, "RUN_DIR='.'"))["train/student.xent.0"].configuration
+    assert "AdamW.learning_rate = 0.5" in here
 
 
 def test_two_teachers_and_two_students_make_four_reports(tmp_path):

@@ -76,7 +76,11 @@ def model(config=CONFIG, seed=0):
 
 def save_model(model_dir, seed=0, config=CONFIG, vocabulary="letters", step=3):
     """A training run's directory with one checkpoint."""
-    _, params = model(config, seed)
+    return save_params(model_dir, model(config, seed)[1], config, vocabulary, step)
+
+
+def save_params(model_dir, params, config=CONFIG, vocabulary="letters", step=3):
+    """The same with these parameters."""
     write_model_file(model_dir, config, {"inputs": vocabulary, "targets": vocabulary})
     with CheckpointManager(model_dir) as manager:
         manager.save(step, flatten_names(params), {"step": jnp.int32(step)}, None)

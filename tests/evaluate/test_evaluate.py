@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_world
 
 import cat_jax.evaluate.run
 from cat_jax.data.store import ExampleStore
-from cat_jax.errors import UserError
+from cat_jax.errors import NonFiniteError, UserError
 from cat_jax.evaluate.job import EvaluatedModel
 from cat_jax.evaluate.run import evaluate
 from cat_jax.models.flops import parameter_count
@@ -314,3 +316,14 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, t
     assert codes == [0], said
     assert "evaluate model0 on choices" not in said, "that table was finished and is not made again"
     assert contents(tmp_path) == contents(tables)
+
+
+@pytest.mark.parametrize("task", ["letters", "choices"])
+def test_numbers_that_are_not_finite_are_refused_and_no_table_is_written(world, tmp_path, task):
+    _, params = small_world.model()
+    params = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), params)
+    broken = small_world.save_params(tmp_path / "broken", params)
+    said = rf"evaluate broken on {task} \(test\): the log-probabilities of \d+ of \d+ examples are not finite"
+    with pytest.raises(NonFiniteError, match=said):
+        run(world, tmp_path / "tables", models={"broken": str(broken)}, mixture_or_task=task)
+    assert not list((tmp_path / "tables").rglob("*.parquet"))

@@ -113,6 +113,13 @@ def test_needs():
     assert needs(w=0.5, keep="all") == (True, True, False)
     assert needs(w=0.5, keep="random(0.5)") == (True, True, True)
 
+    class ReadsTeacher(Objective):
+        reads_teacher = True
+
+    assert ReadsTeacher(w=1, keep="all").needs_teacher
+    with pytest.raises(UserError, match="needs a teacher and there is none"):
+        ReadsTeacher(w=1, keep="all")(STUDENT, BATCH, None)
+
 
 def test_the_names_and_the_hash():
     assert [Objective(w=w, keep=k).name for w, k in [(1, "all"), (0.5, "all"), (1, "either"), (0, "either")]] == [

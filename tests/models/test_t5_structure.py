@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 from t5_cases import biggest_difference, random_batch, run, split, tiny_config
 
-from cat_jax.models.axes import LOGICAL_AXES, logical_axes
+from cat_jax.models.axes import logical_axes
 from cat_jax.models.flops import parameter_count
 from cat_jax.models.stack import stack_layers, unstack_layers
 from cat_jax.models.t5_config import T5Config
+from cat_jax.parallel.rules import DEFAULT_RULES
 
 UNROLLED = tiny_config(dropout_rate=0.3, num_encoder_layers=1, num_decoder_layers=2)
 SCANNED = dataclasses.replace(UNROLLED, scan_layers=True)
@@ -112,7 +113,9 @@ def test_every_parameter_has_logical_axes(config):
     leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nnx.Variable))
     assert all(isinstance(leaf, nnx.Param) for leaf in leaves)  # no generator state, no cache
     axes = logical_axes(params)
-    ranks = jax.tree.map(lambda p, a: (p.ndim, len(a), LOGICAL_AXES.issuperset(a)), params, axes)
+    ranks = jax.tree.map(
+        lambda p, a: (p.ndim, len(a), {logical for logical, _ in DEFAULT_RULES}.issuperset(a)), params, axes
+    )
     for rank, names, known in jax.tree.leaves(ranks, is_leaf=lambda x: isinstance(x, tuple)):
         assert rank == names
         assert known

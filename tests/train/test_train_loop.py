@@ -28,6 +28,7 @@ from cat_jax.teacher.layout import FullLayout
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.store import StoredTeacher
 from cat_jax.teacher.writer import teach
+from cat_jax.train.clock import Clock
 from cat_jax.train.loop import train
 from cat_jax.train.optimizer import Adafactor, AdamW
 from cat_jax.train.window import MetricWindow
@@ -174,6 +175,34 @@ def test_another_vocabulary_is_refused_naming_both(tmp_path, finished):
         train(**lively(finished, other))
     with pytest.raises(UserError, match=r"initial checkpoint .* has the vocabulary vocabulary-a .* vocabulary-b"):
         train(**arguments(tmp_path / "new", other, initial_checkpoint_path=str(finished)))
+
+
+def test_evaluation_data_of_another_vocabulary_is_refused_naming_both(tmp_path, root):
+    other = write_world(tmp_path / "other", dataclasses.replace(FEATURE, vocabulary="vocabulary-b"))
+    said = r"other/copy/validation, .* vocabulary vocabulary-b for 'inputs', the training data in .* has vocabulary-a"
+    with pytest.raises(UserError, match=said):
+        train(**arguments(tmp_path / "run", root, eval_dataset=dataset(other, split="validation")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_best_metric_that_the_evaluation_lacks_is_named_and_nothing_is_lost(tmp_path, root):
+    keep = CheckpointConfig(period=2, keep=1, keep_best=True, best_metric="accuracy")
+    with pytest.raises(UserError, match=r"best_metric is 'accuracy'.*sequence_accuracy"):
+        train(**arguments(tmp_path, root, train_steps=4, checkpoint=keep))
+    assert steps_and_digest(tmp_path)[0] == [2]
+
+
+def test_a_resumed_stretch_counts_its_own_tokens(tmp_path, root, monkeypatch):
+    """The window goes on from before the stop, the clock does not."""
+    rates = []
+    lap = Clock.lap
+    monkeypatch.setattr(Clock, "lap", lambda self, step, tokens: rates.append(tokens) or lap(self, step, tokens))
+    fields = {"log_period": 4, "checkpoint": CheckpointConfig(period=3), "eval_dataset": None}
+    train(**arguments(tmp_path, root, train_steps=3, **fields))
+    train(**arguments(tmp_path, root, train_steps=4, **fields))
+    train(**arguments(tmp_path / "whole", root, train_steps=4, **fields))
+    assert rates[-1] > 0
+    assert rates[-2] == pytest.approx(rates[-1], rel=0.5)  # tokens of a step, not of the window
 
 
 def test_a_read_only_place_is_refused(root):

@@ -103,7 +103,7 @@ def test_the_clock_leaves_out_pauses(monkeypatch):
     clock = Clock(flops_per_step=50.0, num_devices=2, now=lambda: next(times))
     with clock.pause():
         pass
-    lap = clock.lap(8, tokens=40)  # 7 seconds, of which 3 paused
+    lap = clock.lap(8, tokens_per_step=5.0)  # 7 seconds, of which 3 paused
     assert lap == {"seconds": 4.0, "steps_per_second": 2.0, "tokens_per_second": 10.0, "mfu": 0.5}
 
 
