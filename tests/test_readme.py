@@ -1,5 +1,6 @@
 """Every snippet of README.md, run as it stands: files are written, commands run, and what one makes the next uses."""
 
+import json
 import os
 import pathlib
 import re
@@ -75,6 +76,9 @@ def test_the_extras_exist():
 def test_the_experiment_draws_a_report(workspace):
     assert (workspace / "runs/reversal/report.html").exists()
     assert (workspace / "runs/reversal/results.json").exists()
+    for model in ("teacher", "student.xent.0"):
+        described = json.loads((workspace / f"runs/reversal/models/{model}/model.json").read_text())
+        assert described["config"]["vocab_size"] == 384
 
 
 @pytest.mark.slow

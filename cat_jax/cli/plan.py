@@ -117,7 +117,8 @@ class Plan:
             f"train/{name}",
             "train",
             {"MODEL_DIR": self.model_dir(name), "TEACHER": None, **self._no_evaluation()},
-            files=[*_listed(files), objective_file(TEACHER_OBJECTIVE)],
+            models=files,
+            objective=TEACHER_OBJECTIVE,
             scope=name,
             needs=["prepare"],
             peers=len(self._experiment.teachers),
@@ -134,7 +135,7 @@ class Plan:
                 "SIGNAL_DIR": signal_dir,
                 "TEACH_SPLITS": [self._experiment.train_split],
             },
-            files=() if is_trained(files) else files,
+            models=() if is_trained(files) else files,
             scope=name,
             needs=["prepare"] if is_trained(files) else ["prepare", f"train/{name}"],
             peers=len(self._experiment.teachers),
@@ -160,7 +161,8 @@ class Plan:
                 **({} if live else self._signals_teacher(student.teacher)),
                 **self._no_evaluation(),
             },
-            files=[*_listed(student.files), objective_file(student.objective)],
+            models=student.files,
+            objective=student.objective,
             scope=f"{student.scope}/{objective_name(student.objective)}",
             needs=["prepare"] if live and trained else ["prepare", needs],
             peers=len(self.students),
@@ -234,7 +236,8 @@ class Plan:
         command: str,
         macros: Mapping[str, Any],
         *,
-        files: GinFiles = (),
+        models: GinFiles = (),
+        objective: str | None = None,
         scope: str = "",
         needs: Sequence[str] = (),
         outputs: Sequence[pathlib.Path] = (),
@@ -249,7 +252,8 @@ class Plan:
           name: of the stage.
           command: of `cat-jax`.
           macros: what the run decides, beyond STORE_DIR: macros, and bindings by their full name.
-          files: gin files beside those of the run.
+          models: gin files read before those of the run, which may change what they bind.
+          objective: its gin file is read after those of the run: it alone says what the objective is.
           scope: the gin scope that the command runs in.
           needs: names of stages.
           outputs: as in `Stage`.
@@ -262,7 +266,7 @@ class Plan:
         macros = {"STORE_DIR": self.store_dir, **macros, **(extent or {})}
         flags = dataclasses.replace(
             self._flags,
-            files=(*self._flags.files, *_listed(files)),
+            files=(*_listed(models), *self._flags.files, *([objective_file(objective)] if objective else [])),
             bindings=(*self._flags.bindings, *(f"{macro}={value!r}" for macro, value in macros.items())),
             scope=scope,
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cat_jax.cli.command import Manual, parse_gin_flags
 from cat_jax.cli.outputs import save_configuration
+from cat_jax.errors import UserError
 
 MANUAL = Manual(
     name="run",
@@ -35,6 +36,11 @@ MANUAL = Manual(
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, _ = parse_gin_flags(MANUAL, argv)
+    if flags.scope:
+        raise UserError(
+            f"--gin_scope={flags.scope} means nothing to `run`, whose stages each have a scope of their own",
+            "write --gin.SCOPE/NAME=VALUE, or SCOPE/NAME = VALUE in the file",
+        )
     from cat_jax.cli import configuration
     from cat_jax.cli.run import table_of
 

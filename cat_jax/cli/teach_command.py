@@ -32,7 +32,7 @@ MANUAL = Manual(
     },
     example="""
     cat-jax teach --gin_file=runs/teach.gin --gin.TEACHER_DIR='"runs/teacher"' --gin.SIGNAL_DIR='"runs/signal"' \\
-      --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.STORE_DIR='"runs/store"' --gin.LAYOUT=@BitLayout()
+      --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.STORE_DIR='"runs/store"' --gin.LAYOUT='@BitLayout()'
     """,
 )
 

@@ -34,7 +34,7 @@ MANUAL = Manual(
       --gin.MODEL_DIR='"runs/small"' --gin.TRAIN_STEPS=1000 --gin.STORE_DIR='"runs/store"' \\
       --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.MIXTURE_OR_TASK_MODULE='"cat_jax_tasks.pronunciation"' \\
       --gin.TASK_FEATURE_LENGTHS="{'inputs': 16, 'targets': 16}" \\
-      --gin.TEACHER=@StoredTeacher() --gin.SIGNAL_DIR='"runs/signal"'
+      --gin.TEACHER='@StoredTeacher()' --gin.SIGNAL_DIR='"runs/signal"'
     """,
 )
 

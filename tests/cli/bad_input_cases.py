@@ -101,6 +101,9 @@ def replace(name, old, new):
 CASES = [
     # The command line and gin.
     Case("unknown_command", ["trian"], ["no command trian", "did you mean train?"], base=False),
+    Case(
+        "scope_of_a_run", ["run", "--gin_file=base.gin", "--gin_scope=student"], ["--gin_scope=student", "SCOPE/NAME"]
+    ),
     Case("unknown_flag", ["train", "--gin_scop=x"], ["unknown flag --gin_scop=x", "--gin_scope"]),
     Case("nothing_configured", ["train"], ["--gin_file=runs/train.gin"], base=False),
     Case("missing_gin_file", ["train", "--gin_file=runs/trian.gin"], ["runs/trian.gin", "did you mean runs/train.gin"]),

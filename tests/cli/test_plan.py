@@ -228,6 +228,14 @@ def test_paths_in_the_run_directory_are_the_same_wherever_it_lies(tmp_path):
     assert "AdamW.learning_rate = 0.5" in here
 
 
+def test_the_experiments_file_changes_what_model_files_bind(tmp_path):
+    """But not what an objective is: the table would call it by a wrong name."""
+    made = stages(plan(tmp_path, more="T5Config.vocab_size = 384\nObjective.w = 0.25\n"))
+    for name in ("train/teacher", "train/student.xent.0", "teach/teacher"):
+        assert value(made[name], "T5Config.vocab_size") == 384, name
+    assert value(made["train/student.xent.0"], "Objective.w") == 1.0
+
+
 def test_two_teachers_and_two_students_make_four_reports(tmp_path):
     two = "{'a': 'models/t5_small.gin', 'b': 'models/t5_base.gin'}"
     students = "{'s': 'models/t5_tiny.gin', 't': 'models/t5_small.gin'}"

@@ -95,5 +95,5 @@ def test_an_experiment_from_its_description_to_its_report(tmp_path):
     assert "then TRAIN_STEPS = 4, now TRAIN_STEPS = 5" in err
 
     first = (made / "logs" / "train.teacher.log").read_text().splitlines()[0]
-    assert first.startswith("$ cat-jax train --gin_file=mine.gin --gin_file=toy_model.gin")
+    assert first.startswith("$ cat-jax train --gin_file=toy_model.gin --gin_file=mine.gin")
     assert "--gin_scope=teacher" in first
