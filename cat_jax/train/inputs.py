@@ -93,10 +93,13 @@ def check_vocabularies(
     return vocabularies
 
 
-def check_evaluation(dataset: DatasetConfig, trained: DatasetConfig, vocabularies: Mapping[str, str]) -> None:
-    """Refuses evaluation data of other vocabularies than the training data.
+def check_evaluation(
+    model: ModelConfig, dataset: DatasetConfig, trained: DatasetConfig, vocabularies: Mapping[str, str]
+) -> None:
+    """Refuses evaluation data of other vocabularies than the training data, or of ids that the model lacks.
 
     Args:
+      model: the student.
       dataset: of the evaluation.
       trained: of the training.
       vocabularies: of the training data, as `check_vocabularies` returns them.
@@ -106,6 +109,7 @@ def check_evaluation(dataset: DatasetConfig, trained: DatasetConfig, vocabularie
     """
     stores, _ = open_stores(dataset.store_dir, dataset.mixture_or_task, dataset.split, dataset.feature_lengths)
     for store in stores:
+        check_vocabularies(model, store.manifest.features, {})
         for name, feature in store.manifest.features.items():
             known = vocabularies.get(name)
             if known is not None and known != feature.vocabulary:

@@ -99,7 +99,7 @@ def train(
     }
     vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
     if eval_dataset is not None:
-        check_evaluation(eval_dataset, train_dataset, vocabularies)
+        check_evaluation(model, eval_dataset, train_dataset, vocabularies)
     claim_directory(model_dir, model, vocabularies, described)
     loaded = live.load(devices) if live is not None else None
     program = build_program(

@@ -113,9 +113,8 @@ def test_every_parameter_has_logical_axes(config):
     leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nnx.Variable))
     assert all(isinstance(leaf, nnx.Param) for leaf in leaves)  # no generator state, no cache
     axes = logical_axes(params)
-    ranks = jax.tree.map(
-        lambda p, a: (p.ndim, len(a), {logical for logical, _ in DEFAULT_RULES}.issuperset(a)), params, axes
-    )
+    ruled = {logical for logical, _ in DEFAULT_RULES}
+    ranks = jax.tree.map(lambda p, a: (p.ndim, len(a), ruled.issuperset(a)), params, axes)
     for rank, names, known in jax.tree.leaves(ranks, is_leaf=lambda x: isinstance(x, tuple)):
         assert rank == names
         assert known
