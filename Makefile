@@ -24,6 +24,7 @@ $(BIN)/python:
 
 # A stamp per set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing cat-jax[$*] into $(VENV): a few gigabytes, some minutes the first time."
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 

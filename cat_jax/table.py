@@ -127,7 +127,12 @@ def read_table(path: str | os.PathLike) -> tuple[pa.Table, TableInfo]:
     try:
         table = pq.read_table(path)
     except FileNotFoundError as e:
-        raise UserError(f"no per-example table at {path}", mend) from e
+        path = pathlib.Path(path)
+        there = ", ".join(sorted(other.parent.name for other in path.parent.parent.glob(f"*/{path.name}")))
+        raise UserError(
+            f"no per-example table at {path}" + (f" (of other models there is one: {there})" if there else ""),
+            "mend the model's name, or run `cat-jax evaluate` for it",
+        ) from e
     except (pa.ArrowInvalid, OSError) as e:
         raise UserError(f"cannot read the per-example table {path} ({e})", mend) from e
     raw = (table.schema.metadata or {}).get(b"cat_jax")

@@ -55,13 +55,12 @@ def database(language: str) -> pathlib.Path:
     """The lexicon file of the language's package.
 
     Raises:
-      FileNotFoundError: the package is not installed; the message names it.
+      ModuleNotFoundError: the package is not installed.
     """
-    spec = importlib.util.find_spec(f"gruut_lang_{language}")
+    package = f"gruut_lang_{language}"
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            f"the package gruut-lang-{language} is not installed: `pip install 'cat-jax[demo]'` brings it"
-        )
+        raise ModuleNotFoundError(f"the package {package} is not installed", name=package)
     return pathlib.Path(spec.origin).parent / "lexicon.db"
 
 

@@ -23,6 +23,10 @@ MANUAL = Manual(
         "REPORT_DIR": "where report.html, results.json and curve.svg go",
         "LARGE": "the name of the large model",
         "STUDENTS": "each small model's name, objective and seed, e.g. {'small-0': ('cat_xent', 0)}",
+        "TEST_SPLIT": "what is reported (default: 'test')",
+        "VALIDATION_SPLIT": "what thresholds are picked on (default: 'validation'); None for none",
+        "HISTORIES": "each small model's metrics.jsonl, for the report's training curves; optional",
+        "CONFIGS": "each model's operative_config.gin, for the report; optional",
         "MIXTURE_OR_TASK_MODULE": "the module of the task, if a metric of it is neither a mean nor BLEU",
         "STORE_DIR": "where its stores are, in that case too",
     },
@@ -66,10 +70,13 @@ def tasks_of(tables_dir: str | os.PathLike, model: str, split: str) -> list[str]
     """
     from cat_jax.table import quoted_split, read_table
 
-    paths = sorted((pathlib.Path(tables_dir) / model).glob(f"*.{quoted_split(split)}.parquet"))
+    root, pattern = pathlib.Path(tables_dir), f"*.{quoted_split(split)}.parquet"
+    paths = sorted((root / model).glob(pattern))
     if not paths:
+        there = ", ".join(sorted({path.parent.name for path in root.glob(f"*/{pattern}")}))
         raise UserError(
-            f"no tables of the model {model!r} on split {split!r} in {tables_dir}",
+            f"no tables of the model {model!r} on split {split!r} in {tables_dir}"
+            + (f" (of other models there are: {there})" if there else ""),
             "run `cat-jax evaluate` for it, or mend TABLES_DIR and LARGE",
         )
     return [read_table(path)[1].task for path in paths]

@@ -19,7 +19,7 @@ configuration (docs/gin.md):
   --gin_scope=SCOPE        run as this scope: SCOPE/NAME overrides NAME, for bindings and macros
 
 other:
-  --debug                  show the traceback of an error
+  --debug                  show the traceback of an error; --debug=unexpected: not of one whose line says the mend
   --help                   this text
 """
 

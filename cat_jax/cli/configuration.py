@@ -10,9 +10,10 @@ import dataclasses
 import functools
 import importlib
 import importlib.resources
+import inspect
 import pathlib
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -21,6 +22,7 @@ from gin import config_parser
 from cat_jax.cli import names
 from cat_jax.cli.bindings import FLAG, Binding, Bindings, Import, Macro, Reach, Reference, text_of
 from cat_jax.cli.command import GinFlags
+from cat_jax.cli.kinds import describe, fits, kinds_of
 from cat_jax.cli.places import refuse_addresses
 from cat_jax.cli.spelling import check_macros
 from cat_jax.errors import UserError
@@ -215,8 +217,9 @@ def check(bindings: Bindings, root: str) -> Reach:
     reach = bindings.reachable([root, *theirs], names.signature)
     heavy = not names.NAMES[root].light
     for item in bindings.items:
-        ours = item.name in names.NAMES and not item.is_macro
-        if ours and (heavy or item.name in reach.visited or names.NAMES[item.name].light):
+        if item.is_macro:
+            continue
+        if heavy or item.name in theirs or item.name in reach.visited or names.NAMES[item.name].light:
             _check_parameter(item)
     if reach.missing:
         example = next((name for name in reach.missing if "." not in name), reach.missing[0])
@@ -228,15 +231,36 @@ def check(bindings: Bindings, root: str) -> Reach:
     for item in reach.used:
         if item.name in names.NAMES and not item.is_macro:
             refuse_addresses(item, merged)
+            _check_kind(item, merged)
     return reach
 
 
 def _check_parameter(item: Binding) -> None:
-    signature = names.signature(item.name)
-    if signature is None or item.parameter in signature.parameters:
+    signature = names.signature(item.name) or _signature_in_gin(item.name)
+    known = [p.name for p in signature.parameters.values() if p.name != "self" and p.kind is not p.VAR_POSITIONAL]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if takes_all or item.parameter in known:
         return
-    mend = names.suggestion(item.parameter, signature.parameters, f"it has {', '.join(signature.parameters)}")
+    mend = names.suggestion(item.parameter, known, f"it has {', '.join(known) or 'none'}")
     raise UserError(f"{item.name} has no parameter {item.parameter} ({item}; {item.source})", mend)
+
+
+def _signature_in_gin(name: str) -> inspect.Signature:
+    """How a name that a user's module has registered is called."""
+    registered = gin.get_configurable(name)
+    # Gin subclasses a class that it is given, and the subclass itself takes anything.
+    return inspect.signature(registered.__init__ if inspect.isclass(registered) else registered)
+
+
+def _check_kind(item: Binding, merged: Mapping[str, Binding]) -> None:
+    kind = kinds_of(names.NAMES[item.name].load()).get(item.parameter, Any)
+    said = item
+    while isinstance(said.value, Macro) and said.value.name in merged:
+        said = merged[said.value.name]
+    if not fits(said.value, kind):
+        raise UserError(
+            f"{item.key.rpartition('/')[2]} cannot be {said.value!r} ({said.source})", f"give {describe(kind)}"
+        )
 
 
 def _import(statement: Import) -> None:

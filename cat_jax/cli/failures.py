@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 
+import cat_jax
 from cat_jax.errors import Preempted, UserError
 
 EXIT_FAILURE = 1
@@ -58,16 +63,18 @@ def explain(error: BaseException, debug: bool = False) -> Failure:
         known = _known(cause)
         if known is not None:
             return Failure(f"error: {' '.join(known[0].split())}: {known[1]}", UserError.exit_code)
-    message = f"{type(error).__name__}: {_first_line(error)}"
+    message = f"{type(error).__name__}: {_first_line(error)}{_place(error)}"
     return Failure(f"error: {message}" + ("" if debug else ": run again with --debug for the traceback"), EXIT_FAILURE)
 
 
 def _known(error: BaseException) -> tuple[str, str] | None:
     """Problem and mend of a library's error that a user can do something about."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("cat_jax"):
         extra = _EXTRAS.get(error.name.split(".")[0])
+        problem = f"the package {error.name} is not installed"
         if extra:
-            return f"the package {error.name} is not installed", f"pip install 'cat-jax[{extra}]'"
+            return problem, f"pip install 'cat-jax[{extra}]'"
+        return problem + _place(error), f"install it for {sys.executable}"
     if isinstance(error, OSError) and error.errno in _SYSTEM:
         problem, mend = _SYSTEM[error.errno]
         return (f"{error.filename}: {problem}" if error.filename else problem), mend
@@ -90,6 +97,19 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own code an error came from, if it did: not in ours, nor in an installed package's."""
+    libraries = [*map(os.path.realpath, sysconfig.get_paths().values()), os.path.dirname(cat_jax.__file__)]
+    frames = [frame for cause in _chain(error) for frame in traceback.extract_tb(cause.__traceback__)]
+    own = [
+        frame
+        for frame in frames
+        if os.path.exists(frame.filename)
+        and not any(os.path.realpath(frame.filename).startswith(f"{library}{os.sep}") for library in libraries)
+    ]
+    return f" ({own[-1].filename} line {own[-1].lineno})" if own else ""
 
 
 def _first_line(error: BaseException) -> str:

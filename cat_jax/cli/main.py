@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from cat_jax import __version__
 from cat_jax.cli.child import follow_parent
-from cat_jax.cli.failures import explain
+from cat_jax.cli.failures import EXIT_FAILURE, explain
 from cat_jax.cli.names import suggestion
 from cat_jax.errors import UserError
 
@@ -49,8 +49,8 @@ Exit codes: 0 done; 2 the input must be mended (one line says how); 3 a loss or 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; an error becomes one line on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in argv
-    argv = [argument for argument in argv if argument != "--debug"]
+    debug = "--debug" in argv, "--debug=unexpected" in argv
+    argv = [argument for argument in argv if argument not in ("--debug", "--debug=unexpected")]
     if not argv or argv[0] in ("-h", "--help", "help"):
         rows = "\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
         print(HELP.format(commands=rows), end="")
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as e:  # help was printed, or a child has said what is wrong and this is its code
         return e.code if isinstance(e.code, int) else 0
     except BaseException as e:
-        return _report(e, program, debug)
+        return _report(e, program, *debug)
 
 
 def _command(name: str):
@@ -87,10 +87,10 @@ def _prepare_process() -> None:
     logging.getLogger("cat_jax").setLevel(logging.INFO)
 
 
-def _report(error: BaseException, program: str, debug: bool) -> int:
+def _report(error: BaseException, program: str, always: bool, unexpected: bool) -> int:
     """Writes the one line for an error, after the traceback if asked for; returns the exit code."""
-    failure = explain(error, debug)
-    if debug:
+    failure = explain(error, always or unexpected)
+    if always or (unexpected and failure.exit_code == EXIT_FAILURE):
         traceback.print_exception(error)
     if failure.line:
         sys.stderr.flush()

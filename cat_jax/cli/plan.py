@@ -276,7 +276,7 @@ class Plan:
             raise UserError(f"stage {name}: {e.problem}", e.mend) from e
         return Stage(
             name=name,
-            arguments=(command, *flags.arguments(), "--debug"),
+            arguments=(command, *flags.arguments(), "--debug=unexpected"),
             configuration=self._found(teachers, reach) + self._text(reach, extent or {}),
             needs=tuple(needs),
             outputs=tuple(outputs),

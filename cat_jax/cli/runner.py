@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from types import FrameType
 from cat_jax.cli import child
 from cat_jax.cli.board import Board, last_lines
 from cat_jax.cli.stages import Ledger, Stage, fingerprints
-from cat_jax.errors import EXIT_PREEMPTED, Preempted, UserError
+from cat_jax.errors import EXIT_NONFINITE, EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 from cat_jax.progress import duration
 
 _POLL_SECONDS = 0.1
@@ -85,6 +86,7 @@ class Runner:
         self._running: dict[str, _Running] = {}
         self._failed: list[tuple[Stage, int]] = []
         self._signal: int | None = None
+        self._acknowledged = False
 
     def run(self, rerun_changed: bool = False) -> None:
         """Runs until every stage is finished.
@@ -105,6 +107,7 @@ class Runner:
                 if not self._running:
                     break
                 time.sleep(_POLL_SECONDS)
+                self._acknowledge()
                 self._reap()
                 self._board.show({name: (job.since, job.log) for name, job in self._running.items()})
         self._board.close()
@@ -152,25 +155,37 @@ class Runner:
                 self._board.finish(f"{name}: finished in {duration(self._ledger.seconds(job.stage))}")
                 continue
             self._failed.append((job.stage, code or 1))
-            lines = [f"it left no {path}" for path in missing] or last_lines(job.log, 12)
             what = "stopped" if code == EXIT_PREEMPTED or self._signal else f"failed (exit code {code})"
             self._board.event(f"{name}: {what}, log {job.log}")
-            if what != "stopped":
+            # Of an error that its one line explains, that line is said at the end.
+            if what != "stopped" and code not in (EXIT_USER_ERROR, EXIT_NONFINITE):
+                lines = [f"it left no {path}" for path in missing] or last_lines(job.log, 12)
                 sys.stderr.write("".join(f"    {line}\n" for line in lines))
+
+    def _acknowledge(self) -> None:
+        """Answers a signal at once: the stages may take a while to save."""
+        if self._signal is not None and not self._acknowledged:
+            self._acknowledged = True
+            name = signal.Signals(self._signal).name
+            self._board.event(f"{name}: waiting until {' and '.join(self._running)} has saved; once more kills")
 
     def _conclude(self) -> None:
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self._signal is not None:
             raise Preempted("SIGTERM; the stages have saved what they had")
+        failures = []
         for stage, code in self._failed:
             if code == EXIT_PREEMPTED:
                 raise Preempted(f"stage {stage.name} was stopped")
             log = self._logs / f"{stage.file_name}.log"
-            said = (last_lines(log) or ["nothing in its log"])[-1]
-            raise StageFailed(
-                f"stage {stage.name} failed: {said}", f"see {log}; started again, the run goes on from here", code
-            )
+            said = re.sub(r"^cat-jax \S+: error: ", "", (last_lines(log) or ["nothing in its log"])[-1])
+            mend = f"see {log}; started again, the run goes on from here"
+            failures.append(StageFailed(f"stage {stage.name} failed: {said}", mend, code))
+        for failure in failures[1:]:
+            self._board.event(failure.problem)
+        if failures:
+            raise failures[0]
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

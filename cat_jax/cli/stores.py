@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A store that a command reads. The lengths matter only if it must be made; None: as the configuration says."""
+    """A store that a command reads. The lengths matter only if it must be made; None: as of other splits there, or as
+    the configuration says.
+    """
 
     store_dir: str
     mixture_or_task: str
@@ -59,6 +62,7 @@ def ensure_prepared(wanted: Iterable[Wanted], flags: GinFlags, multiprocess: boo
                 f"no store of {name!r}, split {', '.join(splits)} in {store_dir}",
                 "run `cat-jax prepare` once before a job of several processes",
             )
+        there = _lengths_there(store_dir, name)
         logger.info("no store of %s (%s) in %s: preparing it", name, ", ".join(splits), store_dir)
         bindings = {
             "prepare.config": "@PrepareConfig()",
@@ -66,13 +70,28 @@ def ensure_prepared(wanted: Iterable[Wanted], flags: GinFlags, multiprocess: boo
             "PrepareConfig.mixture_or_task": repr(name),
             "PrepareConfig.splits": repr(splits),
         }
-        lengths = stores[0].feature_lengths
-        if lengths is not None:
+        lengths = stores[0].feature_lengths or there
+        if lengths:
             bindings["PrepareConfig.feature_lengths"] = repr(dict(lengths))
         given = [f"--gin.{key}={value}" for key, value in bindings.items()]
-        code = child.run(["prepare", *flags.arguments(), *given])
+        # Its own run file first: what the command's files say of it, and how macros are called, is as they know it.
+        code = child.run(["prepare", "--gin_file=runs/prepare.gin", *flags.arguments(), *given])
         if code:
             raise SystemExit(code)
+
+
+def _lengths_there(store_dir: str, name: str) -> dict[str, int]:
+    """The feature lengths with which other splits of a task or mixture were prepared; {} if there are none."""
+    from cat_jax.data import layout
+    from cat_jax.data.manifest import read_manifest
+    from cat_jax.data.mixture import read_mixture
+
+    lengths: dict[str, int] = {}
+    with contextlib.suppress(UserError):
+        for task in read_mixture(store_dir, name).tasks:
+            for split in layout.prepared_splits(store_dir, task.task):
+                lengths |= read_manifest(layout.store_directory(store_dir, task.task, split)).feature_lengths
+    return lengths
 
 
 def is_prepared(wanted: Wanted) -> bool:

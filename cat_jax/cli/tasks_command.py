@@ -7,7 +7,7 @@ import fnmatch
 import importlib.util
 import logging
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cat_jax.cli.command import Parser
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
     if not args.module:
         logger.info("the tasks that come with cat-jax; --module=NAME lists those of your own")
-    seqio_task.load_modules(args.module or bundled_modules())
+    seqio_task.load_modules(args.module or bundled_modules(), option="--module")
     seqio = seqio_task.import_seqio()
     known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
     shown = [name for name in known if fnmatch.fnmatch(name, args.pattern)]
@@ -65,9 +65,11 @@ def main(argv: Sequence[str]) -> int:
         if hasattr(provider, "tasks"):
             _show_mixture(seqio_task.resolve_mixture(provider))
         else:
-            _show_task(seqio_task.describe(provider))
-            if args.examples > 0:
-                _show_rows(provider, args.split, args.examples)
+            with seqio_task.source_errors(name):
+                found = seqio_task.describe(provider)
+            _show_task(found)
+            for line in _rows(provider, args.split, args.examples) if args.examples > 0 else ():
+                print(line)
     return 0
 
 
@@ -91,7 +93,7 @@ def _show_task(found: dict[str, Any]) -> None:
     print(f"{found['name']}\n  splits: {sizes}\n  features: {features}\n  metrics: {', '.join(found['metrics'])}")
 
 
-def _show_rows(task: Any, split: str | None, count: int) -> None:
+def _rows(task: Any, split: str | None, count: int) -> Iterator[str]:
     """The first rows of a task: text as SeqIO decodes the ids, and how many tokens that is."""
     from cat_jax.data import seqio_task
 
@@ -99,9 +101,10 @@ def _show_rows(task: Any, split: str | None, count: int) -> None:
     if split not in task.splits:
         raise UserError(f"{task.name!r} has no split {split!r}", f"name one of {', '.join(task.splits)}")
     lengths = dict.fromkeys(task.output_features, 1 << 20)
-    rows = seqio_task.arrays(seqio_task.dataset(task, split, 0, 1, lengths, seed=0).take(count))
-    for row in rows:
-        for name in task.output_features:
-            vocabulary = seqio_task.vocabulary(task.name, name)
-            print(f"  {name:<8}({len(row[name])} tokens) {seqio_task.decode(vocabulary, row[name])}")
-        print()
+    with seqio_task.source_errors(task.name, split):
+        rows = seqio_task.arrays(seqio_task.dataset(task, split, 0, 1, lengths, seed=0).take(count))
+        for row in rows:
+            for name in task.output_features:
+                vocabulary = seqio_task.vocabulary(task.name, name)
+                yield f"  {name:<8}({len(row[name])} tokens) {seqio_task.decode(vocabulary, row[name])}"
+            yield ""

@@ -31,13 +31,9 @@ class MixedMetric:
         self._store, self._name = store, metric
         self._task = seqio_task.get_task(store.task)
         self._examples, self._index = [], {}
+        store.require_texts()
         for index, example in enumerate(store):
-            if example.raw is None or "targets_pretokenized" not in example.raw:
-                raise UserError(
-                    f"the store {store.directory} holds no texts for the metrics of {store.task}",
-                    f"prepare the split {store.split!r} with its raw fields",
-                )
-            self._examples.append(as_numpy(example.raw))
+            self._examples.append(as_numpy(example.raw or {}))
             self._index[example.example_id] = index
         self._owner: Measure | None = None
         self._warned: set[str] = set()

@@ -46,7 +46,7 @@ class PrepareConfig:
     mixture_or_task: str
     modules: str | Sequence[str] | None
     feature_lengths: Mapping[str, int]
-    splits: Sequence[str] | None = None
+    splits: str | Sequence[str] | None = None
     workers: int = 1
     examples_per_shard: int = 1 << 16
     keep_raw: str = "evaluation"

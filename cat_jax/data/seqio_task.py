@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import importlib
+import importlib.util
 import inspect
 import itertools
 import logging
 import os
+import pkgutil
 import re
 import sys
 import tempfile
@@ -82,8 +83,12 @@ def module_names(modules: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in names if name.strip())
 
 
-def load_modules(modules: str | Sequence[str] | None) -> None:
+def load_modules(modules: str | Sequence[str] | None, option: str = "MIXTURE_OR_TASK_MODULE") -> None:
     """Imports the modules that register tasks; the working directory is on the path as it is for `python -m`.
+
+    Args:
+      modules: their names.
+      option: what the user named them in, for messages.
 
     Raises:
       UserError: a module does not exist, or fails while it is imported.
@@ -98,11 +103,28 @@ def load_modules(modules: str | Sequence[str] | None) -> None:
             raise
         except Exception as e:
             missing = isinstance(e, ModuleNotFoundError) and e.name and f"{name}.".startswith(f"{e.name}.")
+            if isinstance(e, ModuleNotFoundError) and not missing:
+                raise  # a package that the module needs: told as any package that is not installed
             if missing:
-                mend = "check MIXTURE_OR_TASK_MODULE, and put the directory that holds the module on PYTHONPATH"
+                close = difflib.get_close_matches(name, _siblings(name), n=2)
+                asked = f"did you mean {' or '.join(close)}? Else check" if close else "check"
+                mend = f"{asked} {option}, and put the directory that holds the module on PYTHONPATH"
                 raise UserError(f"no module {name!r}", mend) from e
             problem = f"the task module {name!r} fails when imported ({type(e).__name__}: {e})"
             raise UserError(problem, f"make `python -c 'import {name}'` work") from e
+
+
+def _siblings(module: str) -> list[str]:
+    """The modules beside one that does not exist: in its package, or in the working directory."""
+    package = module.rpartition(".")[0]
+    places: Sequence[str] | None = [os.getcwd()]
+    if package:
+        try:
+            found = importlib.util.find_spec(package)
+        except ImportError:
+            return []
+        places = found.submodule_search_locations if found is not None else None
+    return [f"{package}.{item.name}" if package else item.name for item in pkgutil.iter_modules(places or [])]
 
 
 def get_provider(name: str) -> Any:
@@ -212,6 +234,20 @@ def dataset(task: Any, split: str, shard: int, num_shards: int, lengths: Mapping
     options.threading.max_intra_op_parallelism = 1
     options.threading.private_threadpool_size = 2
     return task.get_dataset(**arguments).with_options(options)
+
+
+@contextlib.contextmanager
+def source_errors(task: str, split: str | None = None) -> Iterator[None]:
+    """Turns whatever a task's own code or data raises into one line that names the task."""
+    try:
+        yield
+    except (UserError, GeneratorExit, ModuleNotFoundError):
+        raise
+    except Exception as e:
+        reason = f"{type(e).__name__}: {e}"
+        what = f"task {task!r}" + (f", split {split!r}" if split is not None else "")
+        mend = "check its source and preprocessors, and TFDS_DATA_DIR if it reads TFDS"
+        raise UserError(f"{what} cannot be read ({reason[:400]})", mend) from e
 
 
 def arrays(pipeline: Any) -> Iterator[dict[str, Any]]:

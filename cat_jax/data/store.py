@@ -75,6 +75,18 @@ class ExampleStore:
     def has_inputs(self) -> bool:
         return "inputs" in self.manifest.features
 
+    def require_texts(self) -> None:
+        """Makes sure that examples hold what metrics read.
+
+        Raises:
+          UserError: the store was prepared without (see `PrepareConfig.keep_raw`).
+        """
+        if not self.manifest.recipe.keep_raw:
+            raise UserError(
+                f"the store {self.directory} holds no texts for the metrics of {self.task}",
+                f"prepare the split {self.split!r} with PrepareConfig.keep_raw = 'all' in another STORE_DIR",
+            )
+
     def __len__(self) -> int:
         return self.num_examples
 

@@ -56,7 +56,7 @@ def _pipeline(recipe: Recipe, shard: int) -> Any:
     Raises:
       UserError: SeqIO or the source refuses.
     """
-    with source_errors(recipe):
+    with seqio_task.source_errors(recipe.task, recipe.split):
         task = seqio_task.get_task(recipe.task)
         return seqio_task.dataset(task, recipe.split, shard, recipe.num_shards, recipe.feature_lengths, recipe.seed)
 
@@ -73,26 +73,14 @@ def write_shard(unit: Unit) -> Iterator[int]:
     convert = Converter(recipe, unit.shard, vocabularies)
     source = _pipeline(recipe, unit.shard)
     example_ids = "feature" if "example_id" in source.element_spec else "position"
-    with StoreWriter(unit.directory, recipe).shard(unit.shard, example_ids) as out, source_errors(recipe):
+    writing = StoreWriter(unit.directory, recipe).shard(unit.shard, example_ids)
+    with writing as out, seqio_task.source_errors(recipe.task, recipe.split):
         for k, element in enumerate(seqio_task.arrays(source)):
             example, trimmed = convert(k, element)
             out.write(example, trimmed)
             if k % _REPORT_EVERY == _REPORT_EVERY - 1:
                 yield _REPORT_EVERY
     yield out.num_examples % _REPORT_EVERY
-
-
-@contextlib.contextmanager
-def source_errors(recipe: Recipe) -> Iterator[None]:
-    """Turns whatever a task's own code or data raises into one line that names the task."""
-    try:
-        yield
-    except (UserError, GeneratorExit):
-        raise
-    except Exception as e:
-        reason = f"{type(e).__name__}: {e}"
-        problem = f"task {recipe.task!r}, split {recipe.split!r} cannot be read ({reason[:400]})"
-        raise UserError(problem, "check its source and preprocessors, and TFDS_DATA_DIR if it reads TFDS") from e
 
 
 def _run_elsewhere(

@@ -41,7 +41,7 @@ def evaluate(
     mixture_or_task: str,
     output_dir: str,
     module: str | Sequence[str] | None = None,
-    splits: Sequence[str] = ("validation",),
+    splits: str | Sequence[str] = ("validation",),
     mode: str = "generate",
     batch_size: int = 32,
     max_decode_length: int | None = None,
@@ -199,10 +199,13 @@ def _stores(store_dir: str, mixture_or_task: str, split: str) -> list[ExampleSto
     """The stores of all tasks that have the split, in the mixture's order.
 
     Raises:
-      UserError: a store is missing.
+      UserError: a store is missing, or has no texts to compare answers with.
     """
     tasks = read_mixture(store_dir, mixture_or_task).of_split(split)
-    return [ExampleStore.open(store_dir, task.task, split) for task in tasks]
+    stores = [ExampleStore.open(store_dir, task.task, split) for task in tasks]
+    for store in stores:
+        store.require_texts()
+    return stores
 
 
 def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str, settings: Mapping[str, Any]) -> Job:

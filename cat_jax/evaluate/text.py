@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cat_jax.data import seqio_task
-from cat_jax.data.record import Example
 from cat_jax.data.scoring import score_table
-from cat_jax.errors import UserError
 from cat_jax.evaluate.job import Job
 from cat_jax.evaluate.options import FIELD
 from cat_jax.files import cannot_write
@@ -32,10 +30,10 @@ def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
       config: of the model, for its FLOPs.
 
     Raises:
-      UserError: the store has no texts, a metric of the task fails, or the disk is full.
+      UserError: a metric of the task fails, or the disk is full.
     """
     examples = job.store.read(answers["index"].to_numpy())
-    raws = [_raw(job, example) for example in examples]
+    raws = [example.raw or {} for example in examples]
     option_scores = answers["option_scores"].to_pylist() if job.mode == "score" else None
     predictions = _texts(job, answers, raws)
     scored = score_table(job.store.task, predictions, raws, option_scores)
@@ -77,15 +75,6 @@ _COPIED = (
     "option_scores",
     "option_lengths",
 )
-
-
-def _raw(job: Job, example: Example) -> dict[str, Any]:
-    if example.raw is None or "targets_pretokenized" not in example.raw:
-        raise UserError(
-            f"the store {job.store.directory} holds no texts for the metrics of {job.store.task}",
-            f"prepare the split {job.store.split!r} with its raw fields",
-        )
-    return example.raw
 
 
 def _texts(job: Job, answers: pa.Table, raws: Sequence[dict[str, Any]]) -> list[str]:

@@ -150,6 +150,11 @@ class Objective:
 
         kept_weights = jnp.where(kept, weights, 0)
         factor = self.token_weights(tokens)
+        if factor is not None and jnp.shape(factor) != weights.shape:
+            raise UserError(
+                f"{type(self).__name__}.token_weights gives the shape {jnp.shape(factor)} for {weights.size} tokens",
+                f"give a factor for each: {weights.shape}, as of tokens.loss",
+            )
         loss_weights = weights if factor is None else weights * jax.lax.stop_gradient(factor)
         kept_loss = jnp.where(kept_weights > 0, loss_weights * tokens.loss, 0)
         normalizer = kept_weights if self.normalizer == "kept_tokens" else weights

@@ -40,10 +40,12 @@ def lede(results: Mapping[str, Any]) -> str:
 
 
 def findings(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(subject, numbers, verdict) of each objective that is compared with the baseline, in the headline scope."""
+    """(subject, numbers, verdict) in the headline scope: of a large model no better, then of each objective that
+    is compared with the baseline.
+    """
     settings, scope = results["settings"], results["headline_scope"]
     rate = settings["headline_rate"]
-    lines = []
+    lines = _nothing_to_defer(results)
     for objective, found in by_objective(results, results["differences"][scope]).items():
         area, fixed = found["auc_df"], found.get(rate_name(rate))
         numbers = f"AUC-DF {_points(area)}"
@@ -51,6 +53,18 @@ def findings(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             numbers += f"; quality at {percent(rate)} deferral {_points(fixed)}"
         lines.append((f"{objective} minus {settings['baseline']}", numbers + ".", verdict(area, settings["baseline"])))
     return lines
+
+
+def _nothing_to_defer(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Says so where small models answer as well as the large one: their curves then lead nowhere."""
+    summary = by_objective(results, results["summary"][results["headline_scope"]])
+    equal = [
+        name for name, found in summary.items() if found["small_quality"]["mean"] >= found["large_quality"]["mean"]
+    ]
+    if not equal:
+        return []
+    numbers = f"no better than the small models of {', '.join(equal)}."
+    return [(results["large"], numbers, "Deferring to it gains them nothing: train a better large model.")]
 
 
 def _points(estimate: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def teach(
     mixture_or_task: str,
     output_dir: str | os.PathLike,
     *,
-    splits: Sequence[str] = ("train",),
+    splits: str | Sequence[str] = ("train",),
     layout: SignalLayout | None = None,
     step: Step = None,
     dtype: str = "float32",
@@ -108,7 +108,7 @@ def teach(
     return {(store.task, store.split): read_manifest(writer.directory) for store, writer in complete}
 
 
-def _stores(root: str | os.PathLike, mixture_or_task: str, splits: Sequence[str]) -> list[ExampleStore]:
+def _stores(root: str | os.PathLike, mixture_or_task: str, splits: str | Sequence[str]) -> list[ExampleStore]:
     mixture = read_mixture(root, mixture_or_task)
     return [
         ExampleStore.open(root, task.task, split) for split in split_names(splits) for task in mixture.of_split(split)

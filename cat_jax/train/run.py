@@ -185,7 +185,7 @@ class Run:
         scalars = self._window.take(self._data.task_names)
         timing = self._clock.lap(step, (scalars["target_tokens"] + scalars["input_tokens"]) / steps)
         self._note = (
-            f"loss {scalars['loss']:.4f}, kept {100 * scalars['kept_fraction']:.1f} %, "
+            f"at step {step} loss {scalars['loss']:.4f}, kept {100 * scalars['kept_fraction']:.1f} %, "
             f"{magnitude(timing['tokens_per_second'])} tokens/s"
         )
         if "mfu" in timing:
@@ -214,7 +214,7 @@ class Run:
             if not jax.device_get(_all_finite(state.params)):
                 raise NonFiniteError(
                     f"a parameter is not finite after step {step}",
-                    "lower the learning rate or set max_grad_norm; the last checkpoint is sound",
+                    "lower the learning rate or set max_grad_norm; checkpoints saved before are sound",
                 )
             scores = self._scores if self._evaluated == step else {}
             self._checkpoints.save(step, *to_checkpoint(state), notes, scores)

@@ -89,12 +89,12 @@ class MetricWindow:
             raise NonFiniteError(
                 f"the teacher {self._teacher} gives numbers that are not finite for {failures:g} target tokens of step "
                 f"{step}",
-                "choose another checkpoint of it, or dtype float32; the last checkpoint of this run is sound",
+                "choose another checkpoint of it, or dtype float32; checkpoints of this run saved before are sound",
             )
         loss, norm = float(metrics["loss_sum"]), float(metrics["grad_norm"])
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(loss) else "gradient norm"
             raise NonFiniteError(
                 f"the {what} of step {step} is not finite (loss sum {loss:g}, gradient norm {norm:g})",
-                "lower the learning rate, set max_grad_norm, or look at its data; the last checkpoint is sound",
+                "lower the learning rate, set max_grad_norm, or look at its data; checkpoints saved before are sound",
             )

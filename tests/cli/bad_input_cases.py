@@ -98,6 +98,31 @@ def replace(name, old, new):
     write(name, pathlib.Path(name).read_text().replace(old, new))
 
 
+OWN_LOSS = """
+import dataclasses
+from cat_jax.losses.objective import Objective
+
+@dataclasses.dataclass(frozen=True)
+class Boosted(Objective):
+    boost: float = 2.0
+
+    def token_weights(self, tokens):
+        return self.boost * tokens.loss[:1]
+"""
+
+
+def own_loss(binding):
+    """Writes an objective of one's own whose weights have a wrong shape, and a gin file that uses it."""
+
+    def spoil():
+        write("own_losses.py", OWN_LOSS)
+        fields = ("w = 1.0", "keep = 'all'", binding)
+        bound = "".join(f"own_losses.Boosted.{field}\n" for field in fields)
+        write("own.gin", f"import own_losses\nOBJECTIVE = @own_losses.Boosted()\n{bound}")
+
+    return spoil
+
+
 CASES = [
     # The command line and gin.
     Case("unknown_command", ["trian"], ["no command trian", "did you mean train?"], base=False),
@@ -130,7 +155,39 @@ CASES = [
         lambda: write("own.gin", "import my_losses_that_are_not\n"),
     ),
     # Values that no run can use.
-    Case("wrong_type", ["train", *TRAIN, "--gin.T5Config.embed_dim='eight'"], ["T5Config.embed_dim is 'eight'"]),
+    Case(
+        "wrong_type",
+        ["train", *TRAIN, "--gin.T5Config.embed_dim='eight'"],
+        ["T5Config.embed_dim cannot be 'eight'", "a whole number"],
+    ),
+    Case(
+        "models_in_one_string",
+        ["evaluate", *EVALUATE, "--gin.EVAL_MODELS='teacher'"],
+        ["evaluate.models cannot be 'teacher' (--gin.EVAL_MODELS", "{a string in quotes: a string in quotes}"],
+    ),
+    Case(
+        "students_without_objective_and_seed",
+        ["cascade", *CASCADE, "--gin.STUDENTS=['student']"],
+        ["cascade.students cannot be ['student']", "{a string in quotes: (a string in quotes, a whole number)}"],
+    ),
+    Case(
+        "one_rule_outside_a_list",
+        ["cascade", *CASCADE, "--gin.cascade.rules='entropy'"],
+        ["cascade.rules cannot be 'entropy'", "[a string in quotes, ...]"],
+    ),
+    Case(
+        "misspelt_parameter_of_ones_own_class",
+        ["train", *TRAIN, "--gin_file=own.gin"],
+        ["own_losses.Boosted has no parameter bost", "own.gin line 5", "did you mean boost"],
+        own_loss("bost = 3.0"),
+    ),
+    Case(
+        "own_weights_of_a_wrong_shape",
+        ["train", *TRAIN, "--gin_file=own.gin"],
+        ["Boosted.token_weights gives the shape (1,) for 64 tokens", "(64,)"],
+        own_loss("boost = 3.0"),
+        left=("out/*.json*", "out/*.gin", "out/tensorboard/*"),
+    ),
     Case("no_steps", ["train", *TRAIN, "--gin.TRAIN_STEPS=0"], ["train_steps is 0", "above 0"]),
     Case("unknown_keep_rule", ["train", *TRAIN, "--gin.Objective.keep='eihter'"], ["eihter", "either"]),
     Case("weight_out_of_range", ["train", *TRAIN, "--gin.Objective.w=1.5"], ["1.5", "[0, 1]"]),
@@ -156,6 +213,16 @@ CASES = [
         "missing_task_module",
         ["prepare", "--gin.MIXTURE_OR_TASK_MODULE='no_tasks_here'", "--gin.STORE_DIR='out'"],
         ["no module 'no_tasks_here'", "MIXTURE_OR_TASK_MODULE"],
+    ),
+    Case(
+        "split_without_texts",
+        ["evaluate", *EVALUATE, "--gin.EVAL_SPLITS=['train']"],
+        ["store/reverse/train holds no texts", "PrepareConfig.keep_raw = 'all'"],
+    ),
+    Case(
+        "unknown_split_of_a_store_that_is_there",
+        ["evaluate", *EVALUATE, "--gin.EVAL_SPLITS=['dev']", "--gin.TASK_FEATURE_LENGTHS=None"],
+        ["no split 'dev'", "validation"],
     ),
     Case("unknown_split", ["prepare", "--gin.PREPARE_SPLITS=['dev']"], ["no split 'dev'", "validation"]),
     Case(
@@ -274,7 +341,12 @@ CASES = [
     Case("model_that_is_not", ["evaluate", *EVALUATE, "--gin.EVAL_MODELS={'m': 'nobody'}"], ["nobody"]),
     Case("no_options_to_score", ["evaluate", *EVALUATE, "--gin.EVAL_MODE='score'"], ["option"]),
     Case("unknown_mode", ["evaluate", *EVALUATE, "--gin.EVAL_MODE='beam'"], ["'beam'", "generate"]),
-    Case("tables_that_are_not", ["cascade", *CASCADE, "--gin.LARGE='nobody'"], ["'nobody'", "evaluate"]),
+    Case("tables_that_are_not", ["cascade", *CASCADE, "--gin.LARGE='nobody'"], ["'nobody'", "evaluate", "student"]),
+    Case(
+        "tables_of_a_student_that_are_not",
+        ["cascade", *CASCADE, "--gin.STUDENTS={'studnt': ('xent', 0)}"],
+        ["tables/studnt/reverse.test.parquet", "of other models there is one: student, teacher"],
+    ),
     Case(
         "truncated_table",
         ["cascade", *CASCADE],
@@ -288,5 +360,11 @@ CASES = [
     Case("no_such_objective", ["run", *RUN, "--gin.Experiment.objectives=['xnet']"], ["objectives/xnet.gin"]),
     Case("nothing_to_compare", ["run", *RUN, "--gin.Experiment.students={}"], ["Experiment.students"]),
     Case("no_such_module_to_list", ["tasks", "--module=no_tasks_here"], ["no module 'no_tasks_here'"], base=False),
+    Case(
+        "misspelt_module_to_list",
+        ["tasks", "--module=toy_experimnt"],
+        ["no module 'toy_experimnt': did you mean toy_experiment? Else check --module"],
+        base=False,
+    ),
     Case("no_such_task_to_list", ["tasks", "x*", "--module=toy_experiment"], ["'x*'", "reverse"], base=False),
 ]

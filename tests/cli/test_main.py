@@ -1,6 +1,8 @@
 """The command line itself: fast help, exit codes, one line for every error."""
 
 import errno
+import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -63,7 +65,6 @@ def raising(monkeypatch, error):
         (NonFiniteError("loss is nan at step 3", "lower the rate"), 3, "error: loss is nan at step 3: lower the rate"),
         (Preempted("SIGTERM at step 5"), 75, "stopped (SIGTERM at step 5): start the same command again to go on"),
         (KeyboardInterrupt(), 130, "interrupted: start the same command again to go on"),
-        (RuntimeError("first\nsecond"), 1, "error: RuntimeError: first: run again with --debug for the traceback"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             2,
@@ -92,6 +93,25 @@ def test_errors_are_one_line_with_their_exit_code(monkeypatch, capsys, error, co
     captured = capsys.readouterr()
     assert captured.err == f"cat-jax train: {line}\n"
     assert captured.out == ""
+
+
+def test_an_unexpected_error_names_the_place_in_the_users_own_code(monkeypatch, capsys):
+    raising(monkeypatch, RuntimeError("first\nsecond"))
+    assert cli.main(["train"]) == 1
+    said = re.fullmatch(
+        r"cat-jax train: error: RuntimeError: first \((.*) line (\d+)\): run again with --debug for the traceback\n",
+        capsys.readouterr().err,
+    )
+    assert said is not None
+    assert said[1] == __file__
+    assert "raise error" in pathlib.Path(__file__).read_text().splitlines()[int(said[2]) - 1]
+
+
+@pytest.mark.parametrize(("error", "shown"), [(UserError("no store", "run prepare"), False), (KeyError("x"), True)])
+def test_a_stage_shows_the_traceback_of_what_its_line_does_not_explain(monkeypatch, capsys, error, shown):
+    raising(monkeypatch, error)
+    cli.main(["train", "--debug=unexpected"])
+    assert ("Traceback" in capsys.readouterr().err) == shown
 
 
 def test_debug_shows_the_traceback_and_then_the_line(monkeypatch, capsys):

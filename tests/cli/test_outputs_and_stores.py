@@ -147,6 +147,7 @@ def test_missing_stores_are_prepared_in_one_child_with_the_commands_configuratio
     assert calls == [
         [
             "prepare",
+            "--gin_file=runs/prepare.gin",
             "--gin_file=x.gin",
             "--gin_scope=student",
             "--gin.A=1",

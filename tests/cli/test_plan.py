@@ -276,7 +276,7 @@ def test_without_a_validation_split_nothing_is_evaluated_while_training(tmp_path
         ("TRAIN_STEPS=%NUM_STEPS", "stage train/student.xent.0: train needs a value for NUM_STEPS"),
         ("Experiment.seeds=[]", "Experiment.seeds is []"),
         ("Experiment.seeds=[1, 1]", "has an entry twice"),
-        ("Experiment.objectives='xent'", "Experiment.objectives is 'xent'"),
+        ("Experiment.objectives='xent'", "Experiment.objectives cannot be 'xent'"),
         ("Experiment.students={'teacher': 'models/t5_tiny.gin'}", "both a teacher and a student"),
         ("Experiment.students={'eval': 'models/t5_tiny.gin'}", "cannot be called 'eval'"),
         ("Experiment.students={'a.b': 'models/t5_tiny.gin'}", "cannot be called 'a.b'"),

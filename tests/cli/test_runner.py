@@ -134,7 +134,7 @@ def test_a_failed_stage_stops_only_what_needs_it(tmp_path, capsys):
         run(tmp_path, chain(tmp_path, one={"kind": "fails"}))
     assert sorted(journal(tmp_path)) == ["one", "prepare", "teacher", "two"]
     assert caught.value.exit_code == 3
-    assert str(caught.value).startswith("stage one failed: cat-jax train: error: the loss is nan at step 7")
+    assert str(caught.value).startswith("stage one failed: the loss is nan at step 7")
     assert str(tmp_path / "logs" / "one.log") in str(caught.value)
     assert "one: failed (exit code 3)" in capsys.readouterr().err
     run(tmp_path, chain(tmp_path, one={"kind": "works"}))
@@ -184,7 +184,7 @@ except test_runner.Preempted:
 def drive(run_dir, kind):
     """Starts a run in its own process and waits until its slow stage works."""
     script = DRIVER.format(here=str(FAKE.parent), run_dir=str(run_dir), kind=kind)
-    process = subprocess.Popen([sys.executable, "-c", script])
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     log = run_dir / "logs" / "one.log"
     for _ in range(300):
         if log.exists() and "at work" in log.read_text():
@@ -210,8 +210,11 @@ def test_sigterm_is_passed_on_and_the_run_ends_with_the_code_of_preemption(tmp_p
     process = drive(tmp_path, "saves")
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 75
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 75
     assert time.monotonic() - began < 15
+    assert "SIGTERM: waiting until" in said
+    assert said.index("SIGTERM: waiting until") < said.index("one: stopped")
     assert "saved" in (tmp_path / "logs" / "one.log").read_text()
     run(tmp_path, chain(tmp_path))
     assert journal(tmp_path)[-1] == "evaluate"

@@ -28,9 +28,9 @@ def toy_tasks():
     sys.path.pop(0)
 
 
-def metric(directory, task, name, raws=RAWS):
+def metric(directory, task, name, raws=RAWS, keep_raw=True):
     features = seqio_task.feature_infos(seqio_task.get_task(task))
-    recipe = Recipe(task, "test", features, {"inputs": 8, "targets": 8}, num_shards=2, keep_raw=True)
+    recipe = Recipe(task, "test", features, {"inputs": 8, "targets": 8}, num_shards=2, keep_raw=keep_raw)
     tokens = np.array([5, 1], np.int32)
     write_store(directory, recipe, [Example(f"id {k}", tokens, tokens, raw) for k, raw in enumerate(raws)])
     return MixedMetric(ExampleStore.open(directory, task, "test"), name)
@@ -79,4 +79,4 @@ def test_a_metric_that_is_not_there_or_fails_is_told(tmp_path, task, name, said)
 
 def test_a_store_without_texts_is_told(tmp_path):
     with pytest.raises(UserError, match="holds no texts for the metrics of toy"):
-        metric(tmp_path, "toy", "accuracy", raws=[None] * 3)
+        metric(tmp_path, "toy", "accuracy", raws=[None] * 3, keep_raw=False)

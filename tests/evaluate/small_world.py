@@ -36,9 +36,9 @@ CONFIG = T5Config(
 )
 
 
-def write_examples(root, count=37, task="letters", split="test", seed=0, longest=40, options=False):
+def write_examples(root, count=37, task="letters", split="test", seed=0, longest=40, options=False, keep_raw=True):
     """A store of `count` examples with inputs of 2 to `longest` tokens and, if `options`, two to four of them."""
-    recipe = Recipe(task, split, {"inputs": FEATURE, "targets": FEATURE}, LENGTHS, num_shards=2, keep_raw=True)
+    recipe = Recipe(task, split, {"inputs": FEATURE, "targets": FEATURE}, LENGTHS, num_shards=2, keep_raw=keep_raw)
     rng = np.random.default_rng(seed)
     letters = Letters()
 
@@ -48,9 +48,9 @@ def write_examples(root, count=37, task="letters", split="test", seed=0, longest
     def examples():
         for k in range(count):
             asked, choices = word(longest), [word(6) for _ in range(rng.integers(2, 5))]
-            raw = {"inputs_pretokenized": asked, "targets_pretokenized": choices[0]}
+            raw = {"inputs_pretokenized": asked, "targets_pretokenized": choices[0]} if keep_raw else None
             tokens = (np.array([*letters.encode(x), 1], np.int32) for x in (asked, choices[0]))
-            yield Example(f"id{k}", *tokens, {**raw, "options": choices} if options else raw)
+            yield Example(f"id{k}", *tokens, {**raw, "options": choices} if raw and options else raw)
 
     write_store(root, recipe, examples())
     return ExampleStore.open(root, task, split)

@@ -189,6 +189,16 @@ def test_user_errors_leave_nothing_behind(world, tmp_path, changes, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_store_without_texts_is_told_before_a_model_is_loaded(world, tmp_path, monkeypatch):
+    small_world.write_examples(tmp_path / "store", keep_raw=False)
+    names = loaded(monkeypatch)
+    with pytest.raises(
+        UserError, match=r"no texts .* of letters: prepare the split 'test' with PrepareConfig.keep_raw"
+    ):
+        run(world, tmp_path / "out", store_dir=str(tmp_path / "store"), mixture_or_task="letters")
+    assert not names
+
+
 def test_a_model_of_another_vocabulary_is_refused(world, tmp_path):
     odd = small_world.save_model(tmp_path / "odd", vocabulary="numerals")
     with pytest.raises(UserError, match=r"vocabulary numerals, and the store .*letters.* has letters"):

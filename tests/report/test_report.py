@@ -12,6 +12,8 @@ import pytest
 from cat_jax.cascade.experiment import cascade
 from cat_jax.report.files import write_report
 from cat_jax.report.page import render_report
+from cat_jax.report.prose import findings
+from cat_jax.report.text import objectives_table
 
 HOSTILE = """<script>alert('1')</script>&"quoted"</table>"""
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -254,3 +256,17 @@ def test_many_objectives_still_look_different(tmp_path):
     legend = re.search(r'<ul class="legend">(.*?)</ul>', render_report(results))[1]
     looks = re.findall(r'<line class="line (\w+)"([^/]*?) x1.*?<(\w+) class="mark', legend)
     assert len(looks) == len(set(looks)) == 12
+
+
+def test_a_large_model_that_is_no_better_is_told(results):
+    def told():
+        return [finding for finding in findings(results) if finding[0] == "teacher"]
+
+    assert not told()
+    summary = results["summary"][results["headline_scope"]]
+    best = next(iter(summary))
+    summary[best]["small_quality"]["mean"] = summary[best]["large_quality"]["mean"]
+    [(_, numbers, verdict)] = told()
+    assert numbers == f"no better than the small models of {best}."
+    assert "train a better large model" in verdict
+    assert f"teacher: {numbers} {verdict}" in objectives_table(results)
