@@ -44,7 +44,7 @@ def workspace(tmp_path_factory):
     directory = tmp_path_factory.mktemp("readme")
     for name, text in FILES.items():
         (directory / name).write_text(text)
-    run(f"{EXPERIMENT} --gin.TRAIN_STEPS=3 --gin.cascade.resamples=20", directory)
+    run(f"{EXPERIMENT} --gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20", directory)
     return directory
 
 
@@ -86,7 +86,9 @@ def test_an_objective_of_ones_own_trains_a_student(workspace):
     assert "Experiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']" in README
     mine = "include 'my_experiment.gin'\nExperiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']\n"
     (workspace / "with_upweighted.gin").write_text(mine)
-    flags = "--gin.RUN_DIR='\"runs/reversal\"' --gin.TRAIN_STEPS=3 --gin.cascade.resamples=20"
+    flags = (
+        "--gin.RUN_DIR='\"runs/reversal\"' --gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20"
+    )
     output = run(f"cat-jax run --gin_file=with_upweighted.gin {flags}", workspace)
     assert "upweighted" in output
     assert (workspace / "runs/reversal/models/student.upweighted.0/checkpoints").exists()

@@ -163,3 +163,13 @@ def test_tasks_without_a_module_lists_what_is_bundled(capsys):
     pytest.importorskip("seqio")
     assert cli.main(["tasks", "pronunciation_say_?n"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "pronunciation_say_en"
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_the_examples_of_help_are_shell(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    example = re.search(r"^examples?:\n((?:  .*\n)+)", capsys.readouterr().out, re.MULTILINE)
+    assert example is not None
+    done = subprocess.run(["bash", "-n"], input=example[1], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert example[1].lstrip().startswith(f"cat-jax {name}")
