@@ -100,7 +100,9 @@ def _distillation(
         )
         return formulas.sparse_distillation(logits, blanked, log_z=log_z)
     assert teacher is not None
-    return formulas.distillation(logits, _blank(teacher, counted), temperature, log_z=log_z)
+    term = formulas.distillation(logits, _blank(teacher, counted), temperature, log_z=log_z)
+    # A blank teacher gives columns a weight that are padding, at -inf, to the student.
+    return jnp.where(counted, term, 0)
 
 
 def distribution_of(

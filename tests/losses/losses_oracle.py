@@ -35,6 +35,7 @@ class Answer:
     student_right: np.ndarray
     teacher_right: np.ndarray
     cross_entropy: float
+    distillation: float  # 0 where w = 1
 
 
 def softmax(z):
@@ -115,7 +116,7 @@ def answer(
     shape = case.targets.shape
     alpha, s_right, t_right = (np.zeros(shape, bool) for _ in range(3))
     d_hidden, d_kernel = np.zeros_like(case.hidden), np.zeros_like(case.kernel)
-    loss_sum = weight_sum = cross_entropy = 0.0
+    loss_sum = weight_sum = cross_entropy = distillation = 0.0
     for b, t in np.ndindex(*shape):
         m, y = case.weights[b, t], case.targets[b, t]
         if m == 0:
@@ -128,9 +129,10 @@ def answer(
             z, y, teacher_z, sparse, w=w, temperature=temperature, label_smoothing=label_smoothing, z_loss=z_loss
         )
         cross_entropy -= m * np.log(softmax(z)[y])
+        distillation += m * kd_term(z, teacher_z, sparse, temperature)[0] if w < 1 else 0.0
         weight_sum += m if normalizer == "target_tokens" else m * alpha[b, t]
         if alpha[b, t]:
             loss_sum += m * value
             d_hidden[b, t] = case.kernel @ (m * gradient)
             d_kernel += np.outer(case.hidden[b, t], m * gradient)
-    return Answer(loss_sum, weight_sum, d_hidden, d_kernel, alpha, s_right, t_right, cross_entropy)
+    return Answer(loss_sum, weight_sum, d_hidden, d_kernel, alpha, s_right, t_right, cross_entropy, distillation)

@@ -51,6 +51,8 @@ def check(case, fields, kind, dtype, tolerance, *, padding=0, teacher_padding=0,
     np.testing.assert_allclose(output.loss_sum, expected.loss_sum, **close)
     np.testing.assert_allclose(output.weight_sum, expected.weight_sum, **close)
     np.testing.assert_allclose(output.sums["cross_entropy"], [expected.cross_entropy], **close)
+    if objective.needs_distribution:
+        np.testing.assert_allclose(output.sums["distillation"], [expected.distillation], **close)
     np.testing.assert_allclose(d_hidden, expected.d_hidden, **close)
     np.testing.assert_allclose(d_kernel[:, : case.kernel.shape[1]], expected.d_kernel, **close)
     np.testing.assert_array_equal(d_kernel[:, case.kernel.shape[1] :], 0)
