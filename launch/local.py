@@ -9,6 +9,7 @@ them. When one fails the others are stopped, and its exit code is the launcher's
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 _SAVING_SECONDS = 120.0
@@ -46,6 +47,7 @@ def environment(process: int, processes: int, port: int, devices: int | None) ->
     """
     result = {
         **os.environ,
+        "CAT_JAX_PARENT": str(os.getpid()),  # they end with this process, however it ends
         "CAT_JAX_COORDINATOR": f"127.0.0.1:{port}",
         "CAT_JAX_NUM_PROCESSES": str(processes),
         "CAT_JAX_PROCESS_ID": str(process),
@@ -60,10 +62,32 @@ def environment(process: int, processes: int, port: int, devices: int | None) ->
 def launch(arguments: Sequence[str], processes: int, devices: int | None = None) -> int:
     """Runs `cat-jax ARGUMENTS` in every process of a job; returns 0, or the exit code of the first that failed."""
     port = free_port()
-    jobs = [
-        subprocess.Popen(
+    job, lock = _Job(), threading.Lock()
+    readers = []
+    try:
+        with job.signals():
+            for index in range(processes):
+                process = job.start(arguments, environment(index, processes, port, devices))
+                readers.append(threading.Thread(target=_echo, args=(index, process, lock)))
+                readers[-1].start()
+            return job.wait()
+    finally:
+        job.kill()
+        for reader in readers:
+            reader.join(timeout=5)
+
+
+class _Job:
+    """The processes. At the first failure or signal the others are told to stop, and killed after a grace time."""
+
+    def __init__(self):
+        self._processes: list[subprocess.Popen] = []
+        self._deadline: float | None = None
+
+    def start(self, arguments: Sequence[str], setting: Mapping[str, str]) -> subprocess.Popen:
+        process = subprocess.Popen(
             [sys.executable, "-m", "cat_jax.cli.main", *arguments],
-            env=environment(index, processes, port, devices),
+            env=setting,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,56 +95,52 @@ def launch(arguments: Sequence[str], processes: int, devices: int | None = None)
             errors="replace",
             start_new_session=True,
         )
-        for index in range(processes)
-    ]
-    lock = threading.Lock()
-    readers = [threading.Thread(target=_echo, args=(index, job, lock)) for index, job in enumerate(jobs)]
-    for reader in readers:
-        reader.start()
-    try:
-        return _wait(jobs)
-    finally:
-        for job in jobs:
-            if job.poll() is None:
-                job.kill()
-        for reader in readers:
-            reader.join(timeout=5)
+        self._processes.append(process)
+        if self._deadline is not None:  # the signal came while it started
+            process.send_signal(signal.SIGTERM)
+        return process
 
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C tell all processes to stop, those to come included."""
 
-def _wait(jobs: Sequence[subprocess.Popen]) -> int:
-    """Waits for all; at the first failure or signal the others are told to stop, and killed after the grace time."""
-    deadline: float | None = None
-    first = 0
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._tell(_SAVING_SECONDS)
 
-    def tell(seconds: float) -> None:
-        nonlocal deadline
-        deadline = min(deadline or float("inf"), time.monotonic() + seconds)
-        for job in jobs:
-            if job.poll() is None:
-                job.send_signal(signal.SIGTERM)
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        tell(_SAVING_SECONDS)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        while None in (codes := [job.poll() for job in jobs]):
+    def wait(self) -> int:
+        """Waits for all; returns 0, or the exit code of the first that failed."""
+        first = 0
+        while None in (codes := [process.poll() for process in self._processes]):
             codes = [code for code in codes if code]
             if codes and not first:
                 first = codes[0]
                 # After a signal to all, each ends by itself with the same code.
-                if deadline is None:
-                    tell(_ORPHAN_SECONDS)
-            if deadline is not None and time.monotonic() > deadline:
-                for job in jobs:
-                    if job.poll() is None:
-                        job.kill()
+                if self._deadline is None:
+                    self._tell(_ORPHAN_SECONDS)
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self.kill()
             time.sleep(_POLL_SECONDS)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    first = first or next((job.returncode for job in jobs if job.returncode), 0)
-    return 128 - first if first < 0 else first
+        first = first or next((process.returncode for process in self._processes if process.returncode), 0)
+        return 128 - first if first < 0 else first
+
+    def kill(self) -> None:
+        """Ends what still runs."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+
+    def _tell(self, seconds: float) -> None:
+        self._deadline = min(self._deadline or float("inf"), time.monotonic() + seconds)
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
 
 
 def _echo(index: int, job: subprocess.Popen, lock: threading.Lock) -> None:

@@ -3,6 +3,8 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,10 @@ def test_heavy_libraries_stay_in_their_rooms(path):
 
 def test_every_room_has_a_floor():
     assert {room_of(path) for path in FILES} == set(FLOOR)
+
+
+def test_curves_and_reports_run_where_there_is_no_jax():
+    """Neither by themselves nor through what they import."""
+    code = "import sys; sys.modules['jax'] = None; import cat_jax.cascade.experiment, cat_jax.report.files"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

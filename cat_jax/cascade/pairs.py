@@ -37,11 +37,13 @@ class Answers:
         if values.null_count:
             raise UserError(
                 f"{column} is missing in {values.null_count} of {len(values)} rows of {self}",
-                "evaluate this model again",
+                "delete that table and evaluate this model again",
             )
         array = values.to_numpy().astype(np.float64)
         if not np.isfinite(array).all():
-            raise UserError(f"{column} is not finite in a row of {self}", "evaluate this model again")
+            raise UserError(
+                f"{column} is not finite in a row of {self}", "delete that table and evaluate this model again"
+            )
         return array
 
     def __str__(self) -> str:
@@ -77,7 +79,7 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
         positive.
     """
     made = Answers(table.sort_by("example_id"), info)
-    mend = "evaluate this model again"
+    mend = "delete that table and evaluate this model again"
     if not len(table):
         raise UserError(f"{made} has no rows", mend)
     repeated = len(table) - len(table.column("example_id").unique())
@@ -88,7 +90,7 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
     if not info.higher_is_better:
         raise UserError(
             f"of the metric {info.metric} of {info.task} less is better, and a cascade's curves want more",
-            "put one such as 1 - error rate first in the task's metric_fns, and evaluate again",
+            "put one such as 1 - error rate first in the task's metric_fns, and run `cat-jax evaluate --rescore`",
         )
     if not (made.numbers("flops") > 0).all():
         raise UserError(f"{made} holds FLOPs that are not positive numbers", mend)
@@ -105,7 +107,8 @@ def load_answers(tables_dir: str | os.PathLike, model: str, task: str, split: st
     table, info = read_table(path)
     if (info.task, info.split) != (task, split):
         raise UserError(
-            f"{path} is a table of {info.task} ({info.split}), not of {task} ({split})", "evaluate this model again"
+            f"{path} is a table of {info.task} ({info.split}), not of {task} ({split})",
+            "delete that table and evaluate this model again",
         )
     return answers(table, info)
 
@@ -120,8 +123,8 @@ def join(small: Answers, large: Answers) -> Pair:
         ("task", "name two tables of the same task"),
         ("split", "name two tables of the same split"),
         ("store_fingerprint", "evaluate both models on the same example store"),
-        ("metric", "evaluate both models with the same task module"),
-        ("metric_kind", "evaluate both models with the same task module"),
+        ("metric", "run `cat-jax evaluate --rescore` for both models"),
+        ("metric_kind", "run `cat-jax evaluate --rescore` for both models"),
     ):
         ours, theirs = getattr(small.info, field), getattr(large.info, field)
         if ours != theirs:

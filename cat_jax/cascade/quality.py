@@ -192,7 +192,10 @@ def _statistics(answers: Answers) -> np.ndarray:
     """f64[N, 10]: BLEU's sufficient statistics of each example."""
     rows = answers.table.column("statistics").to_pylist()
     if any(row is None or len(row) != WIDTH for row in rows):
-        raise UserError(f"{answers} lacks the {WIDTH} BLEU statistics of some row", "evaluate this model again")
+        raise UserError(
+            f"{answers} lacks the {WIDTH} BLEU statistics of some row",
+            "delete that table and evaluate this model again",
+        )
     return np.array(rows, dtype=np.float64)
 
 

@@ -72,7 +72,7 @@ def ragged(table: pa.Table, column: str) -> Ragged:
     lengths = pc.call_function("list_value_length", [lists]).to_numpy(zero_copy_only=False)
     values = np.asarray(values, dtype=np.float64)
     if np.isnan(values).any():
-        raise UserError(f"{column} holds NaN", "evaluate this model again")
+        raise UserError(f"{column} holds NaN", "delete that table and evaluate this model again")
     return Ragged(values, np.asarray(lengths, dtype=np.int64))
 
 
@@ -85,5 +85,7 @@ def has_values(table: pa.Table, column: str) -> bool:
     if column not in table.column_names or table.column(column).null_count == len(table):
         return False
     if table.column(column).null_count:
-        raise UserError(f"{column} is there in some rows and missing in others", "evaluate this model again")
+        raise UserError(
+            f"{column} is there in some rows and missing in others", "delete that table and evaluate this model again"
+        )
     return True

@@ -154,5 +154,5 @@ def check_endpoints(inputs: Inputs, split: str, views: Mapping[str, Mapping[str,
                     ours = "give the metric the kind 'function'" if pair.kind != "function" else "mend the function"
                     raise UserError(
                         f"{answers} states {answers.info.metric} {stated:g}, but its rows give {drawn:g}",
-                        f"evaluate this model again, or {ours}",
+                        f"run `cat-jax evaluate --rescore`, or {ours}",
                     )

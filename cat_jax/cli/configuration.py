@@ -254,8 +254,11 @@ def _signature_in_gin(name: str) -> inspect.Signature:
 
 def _check_kind(item: Binding, merged: Mapping[str, Binding]) -> None:
     kind = kinds_of(names.NAMES[item.name].load()).get(item.parameter, Any)
-    said = item
+    said, seen = item, set()
     while isinstance(said.value, Macro) and said.value.name in merged:
+        if said.value.name in seen:
+            raise UserError(f"the macro {said.value.name} is {said.value} ({said.source})", "give it a value")
+        seen.add(said.value.name)
         said = merged[said.value.name]
     if not fits(said.value, kind):
         raise UserError(
@@ -267,6 +270,8 @@ def _import(statement: Import) -> None:
     try:
         importlib.import_module(statement.module)
     except ModuleNotFoundError as e:
+        if not e.name or not f"{statement.module}.".startswith(f"{e.name}."):
+            raise  # a package that the module needs: told as any package that is not installed
         raise UserError(
             f"no module {e.name} (imported by {statement.source})", "put its directory on PYTHONPATH, or start there"
         ) from e

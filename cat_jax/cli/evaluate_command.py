@@ -28,7 +28,7 @@ MANUAL = Manual(
         "STORE_DIR": "where its stores are; missing ones are prepared",
         "TASK_FEATURE_LENGTHS": "needed only to prepare a missing store",
     },
-    switches=MULTIPROCESS,
+    switches={"--rescore": "score finished tables again, with the task's metrics as they are now", **MULTIPROCESS},
     example="""
     cat-jax evaluate --gin_file=runs/evaluate.gin --gin.EVAL_MODELS="{'small': 'runs/small'}" \\
       --gin.TABLES_DIR='"runs/tables"' --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' \\
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "TABLES_DIR")
-    results = command.call()
+    results = command.call(**({"rescore": True} if "--rescore" in given else {}))
     if devices.is_first():
         from cat_jax.evaluate.report import metrics_path
 

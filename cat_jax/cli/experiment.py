@@ -59,6 +59,15 @@ class Experiment:
                 raise UserError(f"Experiment.{field} is {value!r}", "give a list with at least one entry")
             if len(set(value)) < len(value):
                 raise UserError(f"Experiment.{field} {list(value)} has an entry twice", "name each once")
+        named: dict[str, str] = {}
+        for objective in self.objectives:
+            twin = named.setdefault(objective_name(objective), objective)
+            if twin != objective:
+                raise UserError(
+                    f"Experiment.objectives has {twin!r} and {objective!r}, which are both called "
+                    f"{objective_name(objective)!r}",
+                    "rename one of the files",
+                )
         for name in [*self.teachers, *self.students]:
             if not name.isidentifier() or name in RESERVED:
                 raise UserError(

@@ -8,7 +8,6 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
 
 import cat_jax
 from cat_jax.errors import Preempted, UserError
@@ -89,14 +88,22 @@ def _known(error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it."""
-    seen: set[int] = set()
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what caused it; what was being handled when it was raised only where the machine had run out."""
+    found: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
+    while current is not None and current not in found:
+        found.append(current)
+        handled = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or (handled if handled is not None and _ran_out(handled) else None)
+    return found
+
+
+def _ran_out(error: BaseException) -> bool:
+    """Of disk or memory: what fails after that fails because of it."""
+    of_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)
+    return of_disk or isinstance(error, MemoryError) or "No space left" in text or "RESOURCE_EXHAUSTED" in text
 
 
 def _place(error: BaseException) -> str:

@@ -7,6 +7,7 @@ line that set it.
 from __future__ import annotations
 
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,9 @@ def fits(value: Any, kind: Any) -> bool:
     (False, True)
     >>> fits("train", Sequence[str]), fits(["train"], str | Sequence[str]), fits(1, float), fits(True, int)
     (False, True, True, False)
+    >>> from collections.abc import Iterable
+    >>> fits(["a"], Iterable[str]), fits("a", Callable[[int], int])
+    (True, False)
     """
     if isinstance(value, Reference | Macro) or kind is Any:
         return True
@@ -58,8 +62,9 @@ def fits(value: Any, kind: Any) -> bool:
     if issubclass(container, Sequence) and container is not str:
         item = arguments[0] if arguments else Any
         return isinstance(value, list | tuple) and all(fits(one, item) for one in value)
-    # A value that gin has read is of one of Python's own types: of a class of ours only a reference can be.
-    return type(value) is container
+    # A value that gin has read is of one of Python's own types: a function, or of a class, only a reference can be.
+    known = container in (*_WORDS, Callable, os.PathLike) or container.__module__.startswith("cat_jax")
+    return type(value) is container or not known
 
 
 def describe(kind: Any) -> str:
@@ -77,10 +82,10 @@ def describe(kind: Any) -> str:
         return _WORDS[kind]
     if origin is tuple and arguments[-1:] != (...,):
         return f"({', '.join(map(describe, arguments))})"
+    if not arguments and kind is not origin:
+        return "" if kind.__module__ == "os" else f"@{getattr(kind, '__name__', kind)}()"  # os.PathLike: a string does
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return f"{{{describe(arguments[0])}: {describe(arguments[1])}}}"
     if inspect.isclass(origin) and issubclass(origin, Sequence):
         return f"[{describe(arguments[0])}, ...]"
-    if origin is not None:
-        return "@NAME, a function"
-    return "" if kind.__module__ == "os" else f"@{kind.__name__}()"  # os.PathLike: a string does
+    return "@NAME, a function"

@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_process()
         return _command(argv[0])(argv[1:])
     except SystemExit as e:  # help was printed, or a child has said what is wrong and this is its code
-        return e.code if isinstance(e.code, int) else 0
+        if e.code is None or isinstance(e.code, int):
+            return e.code or 0
+        print(f"{program}: error: {e.code}", file=sys.stderr, flush=True)
+        return EXIT_FAILURE
     except BaseException as e:
         return _report(e, program, *debug)
 

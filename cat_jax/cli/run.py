@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
 
@@ -9,10 +10,11 @@ from cat_jax.cli import child
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.experiment import Experiment, default_jobs
 from cat_jax.cli.outputs import check_writable
-from cat_jax.cli.runner import Runner, locked
+from cat_jax.cli.runner import Runner
 from cat_jax.cli.stages import Ledger
 from cat_jax.errors import UserError
 from cat_jax.files import read_json
+from cat_jax.lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +50,19 @@ def run(
         raise UserError(f"JOBS is {jobs!r}", "give a count of stages to run at once, from 1")
     check_writable(run_dir, "RUN_DIR")
     plan = Plan(experiment, run_dir, flags, jobs)
-    with locked(plan.run_dir) as lock:
+    with hold(plan.run_dir) as lock:
         logger.info("%d stages, %d at once on %d cores", len(plan.stages), jobs, len(child.usable_cores()))
         Runner(plan.stages, Ledger(plan.run_dir), plan.run_dir, jobs, lock).run(rerun_changed)
     return [plan.report_dir(*pair) / "report.html" for pair in plan.pairs()]
+
+
+def hold(run_dir: pathlib.Path, patience: float = 60.0) -> contextlib.AbstractContextManager[int]:
+    """The lock of a run directory, to be inherited by its stages.
+
+    It stays held while a stage of a killed run still lives, so that no two trainers write one checkpoint.
+    """
+    mend = "wait for it, stop it, or name another RUN_DIR"
+    return locked(run_dir / ".lock", "another run or its stages", mend, patience=patience, wait_for_living=False)
 
 
 def table_of(report: pathlib.Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -30,38 +29,6 @@ class StageFailed(UserError):
     def __init__(self, problem: str, mend: str, exit_code: int):
         super().__init__(problem, mend)
         self.exit_code = exit_code
-
-
-@contextlib.contextmanager
-def locked(run_dir: pathlib.Path, patience: float = 60.0) -> Iterator[int]:
-    """Holds the run directory; yields the lock's file descriptor, which children inherit.
-
-    The lock stays held while a child of a killed run still lives, so that no two trainers write one checkpoint.
-
-    Raises:
-      UserError: somebody else holds it for longer than `patience` seconds.
-    """
-    path = run_dir / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        waited = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as e:
-                holder = os.pread(descriptor, 20, 0).decode() or "unknown"
-                if os.path.exists(f"/proc/{holder}") or time.monotonic() - waited > patience:
-                    raise UserError(
-                        f"{run_dir} is in use by another run (process {holder}) or its stages",
-                        "wait for it, stop it, or name another RUN_DIR",
-                    ) from e
-                time.sleep(_POLL_SECONDS)  # the run was killed and its stages are saving
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 class Runner:
@@ -116,6 +83,8 @@ class Runner:
     def _launch(self) -> None:
         ready = [stage for stage in self._waiting.values() if not self._blocked(stage)]
         for stage in ready[: self._jobs - len(self._running)]:
+            if self._signal is not None:
+                break
             self._start(stage)
 
     def _blocked(self, stage: Stage) -> bool:
@@ -140,6 +109,8 @@ class Runner:
         self._board.event(f"{stage.name}: started, log {log}")
         process = child.start(stage.arguments, log, cores, keep_open=[self._lock])
         self._running[stage.name] = _Running(stage, process, log, cores)
+        if self._signal is not None:  # it came while the stage started, which nobody has told
+            _tell(process, signal.SIGTERM)
 
     def _reap(self) -> None:
         for name, job in list(self._running.items()):
@@ -170,9 +141,10 @@ class Runner:
             self._board.event(f"{name}: waiting until {' and '.join(self._running)} has saved; once more kills")
 
     def _conclude(self) -> None:
+        unfinished = self._waiting or self._failed
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._signal is not None:
+        if self._signal is not None and unfinished:
             raise Preempted("SIGTERM; the stages have saved what they had")
         failures = []
         for stage, code in self._failed:
@@ -195,8 +167,7 @@ class Runner:
             again = self._signal is not None
             self._signal = number
             for job in self._running.values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(job.process.pid, signal.SIGKILL if again else signal.SIGTERM)
+                _tell(job.process, signal.SIGKILL if again else signal.SIGTERM)
 
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -204,6 +175,11 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _tell(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 class _Running:

@@ -69,7 +69,7 @@ class MixedMetric:
                 raise UserError(problem, "check the task's metric_fns and postprocess_fn on its own targets") from e
         raise UserError(
             f"task {self._task.name!r} has no metric {self._name!r}, which its tables state",
-            "evaluate again with the task module as it is now",
+            "run `cat-jax evaluate --rescore` with the task module as it is now",
         )
 
     def _warn(self, reason: str) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import logging
+import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cat_jax.data import layout, seqio_task
@@ -17,7 +16,7 @@ from cat_jax.data.store import ExampleStore
 from cat_jax.data.units import Unit, run_units
 from cat_jax.data.writer import StoreWriter
 from cat_jax.errors import UserError
-from cat_jax.files import cannot_write
+from cat_jax.lock import locked
 from cat_jax.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -67,14 +66,18 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
         raise UserError("workers and examples_per_shard count from 1", "give a positive number")
     seqio_task.load_modules(config.modules)
     provider = seqio_task.get_provider(config.mixture_or_task)
-    recipes = _recipes(config, provider)
+    with seqio_task.source_errors(config.mixture_or_task):
+        recipes = _recipes(config, provider)
     root = pathlib.Path(config.store_dir)
-    with _locked(root):
+    # Where the file system knows no locks, two of them do the same work twice: files appear whole and equal.
+    with locked(root / ".prepare.lock", "another prepare", "wait for it", patience=math.inf):
         pending = [recipe for recipe in recipes if _is_pending(root, recipe, config.overwrite)]
         _write_shards(config, root, pending)
         manifests = [_finish(root, recipe, recipe in pending) for recipe in recipes]
         if hasattr(provider, "tasks"):
-            write_mixture(root, seqio_task.resolve_mixture(provider))
+            with seqio_task.source_errors(config.mixture_or_task):
+                mixture = seqio_task.resolve_mixture(provider)
+            write_mixture(root, mixture)
     return manifests
 
 
@@ -163,26 +166,3 @@ def _write_shards(config: PrepareConfig, root: pathlib.Path, recipes: Sequence[R
     total = sum(counts) if len(counts) == len(units) else None
     progress = Progress(f"prepare {config.mixture_or_task}", total, "examples")
     run_units(units, config.modules, config.workers, progress)
-
-
-@contextlib.contextmanager
-def _locked(root: pathlib.Path) -> Iterator[None]:
-    """Lets one prepare at a time work in a store root; the lock goes with its process, however that ends.
-
-    Where the file system knows no locks, two of them do the same work twice: files appear whole and equal.
-    """
-    path = root / ".prepare.lock"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 (closed below, also when the lock fails)
-    except OSError as e:
-        raise cannot_write(path, e) from e
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.warning("another prepare works in %s: waiting for it", root)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            logger.info("%s is on a file system without locks", root)
-        yield

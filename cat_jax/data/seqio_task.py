@@ -101,7 +101,7 @@ def load_modules(modules: str | Sequence[str] | None, option: str = "MIXTURE_OR_
             importlib.import_module(name)
         except UserError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             missing = isinstance(e, ModuleNotFoundError) and e.name and f"{name}.".startswith(f"{e.name}.")
             if isinstance(e, ModuleNotFoundError) and not missing:
                 raise  # a package that the module needs: told as any package that is not installed
@@ -241,7 +241,7 @@ def source_errors(task: str, split: str | None = None) -> Iterator[None]:
     """Turns whatever a task's own code or data raises into one line that names the task."""
     try:
         yield
-    except (UserError, GeneratorExit, ModuleNotFoundError):
+    except (UserError, GeneratorExit, ModuleNotFoundError, MemoryError):
         raise
     except Exception as e:
         reason = f"{type(e).__name__}: {e}"

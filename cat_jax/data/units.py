@@ -73,14 +73,18 @@ def write_shard(unit: Unit) -> Iterator[int]:
     convert = Converter(recipe, unit.shard, vocabularies)
     source = _pipeline(recipe, unit.shard)
     example_ids = "feature" if "example_id" in source.element_spec else "position"
-    writing = StoreWriter(unit.directory, recipe).shard(unit.shard, example_ids)
-    with writing as out, seqio_task.source_errors(recipe.task, recipe.split):
-        for k, element in enumerate(seqio_task.arrays(source)):
+    with StoreWriter(unit.directory, recipe).shard(unit.shard, example_ids) as out:
+        for k, element in enumerate(_elements(source, recipe)):
             example, trimmed = convert(k, element)
             out.write(example, trimmed)
             if k % _REPORT_EVERY == _REPORT_EVERY - 1:
                 yield _REPORT_EVERY
     yield out.num_examples % _REPORT_EVERY
+
+
+def _elements(source: Any, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    with seqio_task.source_errors(recipe.task, recipe.split):
+        yield from seqio_task.arrays(source)
 
 
 def _run_elsewhere(

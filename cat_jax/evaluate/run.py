@@ -18,13 +18,13 @@ from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
+from cat_jax.evaluate import text
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import Generation
 from cat_jax.evaluate.job import EvaluatedModel, Job, Mode, agree, answer
 from cat_jax.evaluate.options import encode_options, has_options
 from cat_jax.evaluate.report import write_metrics
 from cat_jax.evaluate.score import NORMALIZATIONS, Scoring
-from cat_jax.evaluate.text import write_answers
 from cat_jax.files import cannot_write, fingerprint
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -51,6 +51,7 @@ def evaluate(
     dtype: str | None = None,
     save_seconds: float = 30.0,
     reproducible: bool = True,
+    rescore: bool = False,
 ) -> dict[str, Any]:
     """Writes `<output_dir>/<model>/<task>.<split>.parquet`, and the metrics of all tasks beside them.
 
@@ -76,6 +77,7 @@ def evaluate(
       save_seconds: how often finished answers are written to disk, so that a killed run need not repeat them.
       reproducible: every device answers rows of its own and gathers parameters for every use; False leaves the tensor
         axis to share the work of each layer, which is faster for large models and rounds differently.
+      rescore: whether finished tables are scored again, with the task's metrics as they are now; answers are kept.
 
     Returns:
       {model: {split: metrics as in the JSON file}} on process 0; {} on the others.
@@ -91,6 +93,10 @@ def evaluate(
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
+    if rescore and jax.process_index() == 0:
+        seqio_task.load_modules(module)
+        for job in itertools.compress(jobs, ~pending):
+            text.rescore(job)
     _make_tables(list(itertools.compress(jobs, pending)), devices, axis_rules, batch_size, module, save_seconds)
     return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
 
@@ -121,7 +127,7 @@ def _make_tables(
                 )
             answers = answer(job, modes.mode(job), batch_size, graphdef, params, devices, save_seconds)
             if answers is not None:
-                write_answers(job, answers, config)
+                text.write_answers(job, answers, config)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
 

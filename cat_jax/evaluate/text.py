@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from cat_jax.data import seqio_task
-from cat_jax.data.scoring import score_table
+from cat_jax.data.scoring import Scored, score_table
 from cat_jax.evaluate.job import Job
 from cat_jax.evaluate.options import FIELD
 from cat_jax.files import cannot_write
 from cat_jax.models.flops import parameter_count
-from cat_jax.table import TableInfo, write_table
+from cat_jax.table import TableInfo, read_table, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,8 @@ def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
     """
     examples = job.store.read(answers["index"].to_numpy())
     raws = [example.raw or {} for example in examples]
-    option_scores = answers["option_scores"].to_pylist() if job.mode == "score" else None
     predictions = _texts(job, answers, raws)
-    scored = score_table(job.store.task, predictions, raws, option_scores)
+    scored = _score(job, predictions, raws, answers["option_scores"])
     lengths = {name: job.store.lengths[:, column] for column, name in enumerate(("input", "target"))}
     written = _list_lengths(answers, "prediction_tokens")
     rows = {
@@ -50,21 +50,50 @@ def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
         "prediction_length": written,
         "options": [raw[FIELD] for raw in raws] if job.mode == "score" else [None] * len(examples),
         "flops": _flops(config, lengths["input"], written, answers),
-        "score": scored.scores,
-        "statistics": scored.statistics or [None] * len(examples),
+        **_columns(scored, len(examples)),
         **{name: answers[name].combine_chunks() for name in _COPIED},
     }
-    info = TableInfo(
-        **job.identity(),
-        metric=scored.headline,
-        metric_kind=scored.kind,
-        metrics=scored.metrics,
-        higher_is_better=scored.higher_is_better,
-        parameters=parameter_count(config),
-    )
+    info = TableInfo(**job.identity(), **_stated(scored), parameters=parameter_count(config))
     write_table(job.path, rows, info)
     _forget_parts(job)
     logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
+
+
+def rescore(job: Job) -> None:
+    """Scores a finished table again with the task's metrics as they are now. Its module must be loaded.
+
+    Args:
+      job: the table.
+
+    Raises:
+      UserError: the table is broken, a metric of the task fails, or the disk is full.
+    """
+    table, info = read_table(job.path)
+    raws = {example.example_id: example.raw or {} for example in job.store}
+    rows = {name: table[name].combine_chunks() for name in table.column_names}
+    ordered = [raws[name] for name in table["example_id"].to_pylist()]
+    scored = _score(job, table["prediction"].to_pylist(), ordered, table["option_scores"])
+    write_table(job.path, {**rows, **_columns(scored, len(table))}, dataclasses.replace(info, **_stated(scored)))
+    logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
+
+
+def _score(job: Job, predictions: Sequence[str], raws: Sequence[dict[str, Any]], option_scores: Any) -> Scored:
+    return score_table(job.store.task, predictions, raws, option_scores.to_pylist() if job.mode == "score" else None)
+
+
+def _columns(scored: Scored, count: int) -> dict[str, Any]:
+    """What a table's rows have of a scoring."""
+    return {"score": scored.scores, "statistics": scored.statistics or [None] * count}
+
+
+def _stated(scored: Scored) -> dict[str, Any]:
+    """What a table's `TableInfo` has of it."""
+    return {
+        "metric": scored.headline,
+        "metric_kind": scored.kind,
+        "metrics": scored.metrics,
+        "higher_is_better": scored.higher_is_better,
+    }
 
 
 _COPIED = (

@@ -154,15 +154,16 @@ def _words(css: str, x: float, y: float, words: str, anchor: str = "start") -> s
 
 
 def _point(frame: Frame, axes: Axes) -> str:
-    if axes.point is None:
+    if axes.point is None or axes.point[1] is None:
         return ""
     x, y, label = frame.x(axes.point[0]), frame.y(axes.point[1]), axes.point[2]
     ring = f'<circle class="hollow neutral" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
     return ring + _words("name", x - 8, y - 10, label, "end")
 
 
-def _points(x: Sequence[float], y: Sequence[float], frame: Frame) -> str:
-    return " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in zip(x, y, strict=True))
+def _points(x: Sequence[float], y: Sequence[float | None], frame: Frame) -> str:
+    # A metric need not be defined everywhere, a correlation of constant answers, say.
+    return " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in zip(x, y, strict=True) if b is not None)
 
 
 def _band(series: Series, frame: Frame) -> str:
@@ -185,6 +186,8 @@ def _marks(series: Series, frame: Frame, axes: Axes, marks: int) -> str:
         return ""
     parts = []
     for i in sorted({round(i) for i in np.linspace(0, len(series.x) - 1, marks + 1)}):
+        if series.y[i] is None:
+            continue
         value = axes.y_text(series.y[i])
         if series.low is not None and series.high is not None:
             value += f" [{axes.y_text(series.low[i])}, {axes.y_text(series.high[i])}]"

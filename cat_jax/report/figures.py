@@ -133,7 +133,7 @@ def ideal_panels(results: dict[str, Any], scope: str) -> str:
     """Small multiples: each objective between random and ideal deferral; nothing where ideal is not defined."""
     rate, curves = results["curves"]["rate"], results["curves"][scope]
     shown = [(o, style) for o, style in styles(results).items() if curves[o]["ideal"] is not None]
-    values = [v for o, _ in shown for name in ("ideal", "quality", "random") for v in curves[o][name]]
+    values = [v for o, _ in shown for name in ("ideal", "quality", "random") for v in curves[o][name] if v is not None]
     drawn = []
     for objective, style in shown:
         curve = curves[objective]

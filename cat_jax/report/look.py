@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
-from cat_jax.report.labels import MINUS
+from cat_jax.report.labels import MINUS, NOTHING
 
 T = TypeVar("T")
 
@@ -62,12 +62,14 @@ def percent(value: float) -> str:
     return f"{round(value * 100, 6):g} %".replace("-", MINUS)
 
 
-def plain(value: float) -> str:
-    """A tick or tooltip of quality.
+def plain(value: float | None) -> str:
+    """A tick or tooltip of quality; a dash where it is not defined.
 
-    >>> plain(40.0), plain(48.2345), plain(-0.5)
-    ('40', '48.23', '−0.5')
+    >>> plain(40.0), plain(48.2345), plain(-0.5), plain(None)
+    ('40', '48.23', '−0.5', '–')
     """
+    if value is None:
+        return NOTHING
     return f"{value:.2f}".rstrip("0").removesuffix(".").replace("-", MINUS)
 
 

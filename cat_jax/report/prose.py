@@ -55,16 +55,20 @@ def findings(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
+_ENDS = ("small_quality", "large_quality", "auc_df")
+
+
 def _nothing_to_defer(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Says so where small models answer as well as the large one: their curves then lead nowhere."""
+    """Says so where small models answer as well as the large one: curves may then lead nowhere."""
     summary = by_objective(results, results["summary"][results["headline_scope"]])
-    equal = [
-        name for name, found in summary.items() if found["small_quality"]["mean"] >= found["large_quality"]["mean"]
-    ]
+    small, large, area = ({o: found[n]["mean"] for o, found in summary.items()} for n in _ENDS)
+    equal = [o for o in summary if small[o] is not None and large[o] is not None and small[o] >= large[o]]
     if not equal:
         return []
     numbers = f"no better than the small models of {', '.join(equal)}."
-    return [(results["large"], numbers, "Deferring to it gains them nothing: train a better large model.")]
+    if all(area[o] <= small[o] for o in equal):
+        return [(results["large"], numbers, "Deferring to it gains them nothing on average: train a better one.")]
+    return [(results["large"], numbers, "Deferring gains where they err on different queries: see the curves.")]
 
 
 def _points(estimate: Mapping[str, Any]) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pathlib
 from typing import Any
+
+import jax
 
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.data.loader import DatasetConfig
 from cat_jax.errors import UserError
+from cat_jax.lock import locked
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import train_flops
 from cat_jax.parallel.batches import check_batch_size
@@ -23,6 +28,8 @@ from cat_jax.train.run import Plan, Run, TrainResult
 from cat_jax.train.run_file import claim_directory
 from cat_jax.train.teachers import Teacher, check_live, describe_teacher
 from cat_jax.types import ModelConfig
+
+_SAVING_SECONDS = 120.0
 
 _OPTIMIZER, _MESH, _CHECKPOINT = AdamW(), MeshConfig(), CheckpointConfig()
 
@@ -101,22 +108,31 @@ def train(
     if eval_dataset is not None:
         check_evaluation(model, eval_dataset, train_dataset, vocabularies)
     claim_directory(model_dir, model, vocabularies, described)
-    loaded = live.load(devices) if live is not None else None
-    program = build_program(
-        model,
-        objective,
-        optimizer,
-        devices,
-        rules=DEFAULT_RULES if axis_rules is None else axis_rules,
-        num_tasks=len(data.task_names),
-        num_microbatches=num_microbatches,
-        teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params, str(loaded.identity)),
-    )
-    evaluator = None
-    if eval_dataset is not None:
-        evaluator = Evaluator(program, model, objective, eval_dataset, teacher, eval_batches)
-    flops = _flops_per_step(model, train_dataset, loaded)
-    return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
+    with _hold(model_dir):
+        loaded = live.load(devices) if live is not None else None
+        program = build_program(
+            model,
+            objective,
+            optimizer,
+            devices,
+            rules=DEFAULT_RULES if axis_rules is None else axis_rules,
+            num_tasks=len(data.task_names),
+            num_microbatches=num_microbatches,
+            teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params, str(loaded.identity)),
+        )
+        evaluator = None
+        if eval_dataset is not None:
+            evaluator = Evaluator(program, model, objective, eval_dataset, teacher, eval_batches)
+        flops = _flops_per_step(model, train_dataset, loaded)
+        return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
+
+
+def _hold(model_dir: str | os.PathLike) -> contextlib.AbstractContextManager[Any]:
+    """Keeps a second trainer out: one that a scheduler starts again while the first still saves waits for it."""
+    if jax.process_index() != 0:
+        return contextlib.nullcontext()
+    path = pathlib.Path(model_dir) / ".train.lock"
+    return locked(path, "another `train`", "stop it, or name another MODEL_DIR", patience=_SAVING_SECONDS)
 
 
 def _check_plan(plan: Plan, num_microbatches: int, eval_batches: int | None, eval_dataset: Any) -> None:

@@ -147,6 +147,7 @@ CASES = [
         base=False,
     ),
     Case("unquoted_string", ["train", *TRAIN, "--gin.MODEL_DIR=out/x"], ["--gin.MODEL_DIR='\"out/x\"'"]),
+    Case("macro_of_itself", ["train", *TRAIN, "--gin.SEED=%SEED"], ["the macro SEED is %SEED", "give it a value"]),
     Case("misspelt_macro", ["train", *TRAIN, "--gin.TRIAN_STEPS=3"], ["TRIAN_STEPS", "did you mean TRAIN_STEPS"]),
     Case(
         "missing_module_of_a_gin_file",
@@ -186,7 +187,7 @@ CASES = [
         ["train", *TRAIN, "--gin_file=own.gin"],
         ["Boosted.token_weights gives the shape (1,) for 64 tokens", "(64,)"],
         own_loss("boost = 3.0"),
-        left=("out/*.json*", "out/*.gin", "out/tensorboard/*"),
+        left=("out/*.json*", "out/*.gin", "out/tensorboard/*", "out/.train.lock"),
     ),
     Case("no_steps", ["train", *TRAIN, "--gin.TRAIN_STEPS=0"], ["train_steps is 0", "above 0"]),
     Case("unknown_keep_rule", ["train", *TRAIN, "--gin.Objective.keep='eihter'"], ["eihter", "either"]),
@@ -205,10 +206,22 @@ CASES = [
         ["train", *TRAIN, "--gin.LEARNING_RATE=1e38", "--gin.TRAIN_STEPS=20", "--gin.train.log_period=1"],
         ["not finite", "step"],
         code=3,
-        left=("out/*.json*", "out/*.gin", "out/tensorboard/*"),
+        left=("out/*.json*", "out/*.gin", "out/tensorboard/*", "out/.train.lock"),
     ),
     # Data.
     Case("unknown_task", ["prepare", "--gin.MIXTURE_OR_TASK_NAME='revers'"], ["'revers'", "reverse"]),
+    Case(
+        "task_module_that_exits",
+        ["prepare", "--gin.MIXTURE_OR_TASK_MODULE='exits'", "--gin.STORE_DIR='out'"],
+        ["'exits' fails when imported (SystemExit: set DATA)"],
+        lambda: write("exits.py", "import sys\nsys.exit('set DATA')\n"),
+    ),
+    Case(
+        "missing_package_of_an_imported_module",
+        ["train", *TRAIN, "--gin_file=own.gin"],
+        ["the package no_such_package is not installed", "needy.py line 1"],
+        lambda: (write("needy.py", "import no_such_package\n"), write("own.gin", "import needy\n")),
+    ),
     Case(
         "missing_task_module",
         ["prepare", "--gin.MIXTURE_OR_TASK_MODULE='no_tasks_here'", "--gin.STORE_DIR='out'"],
@@ -247,7 +260,7 @@ CASES = [
         ["train", *TRAIN],
         ["record", "array_record", "prepare"],
         lambda: flip_record("store/*/train/*.array_record"),
-        left=("out/*.json*", "out/*.gin", "out/tensorboard/*"),
+        left=("out/*.json*", "out/*.gin", "out/tensorboard/*", "out/.train.lock"),
     ),
     Case(
         "changed_manifest",
@@ -358,6 +371,11 @@ CASES = [
     # Runs.
     Case("no_jobs", ["run", *RUN, "--gin.JOBS=0"], ["JOBS is 0"]),
     Case("no_such_objective", ["run", *RUN, "--gin.Experiment.objectives=['xnet']"], ["objectives/xnet.gin"]),
+    Case(
+        "two_objectives_of_one_name",
+        ["run", *RUN, "--gin.Experiment.objectives=['xent', 'my/xent.gin']"],
+        ["'xent' and 'my/xent.gin'", "rename"],
+    ),
     Case("nothing_to_compare", ["run", *RUN, "--gin.Experiment.students={}"], ["Experiment.students"]),
     Case("no_such_module_to_list", ["tasks", "--module=no_tasks_here"], ["no module 'no_tasks_here'"], base=False),
     Case(

@@ -122,6 +122,29 @@ def test_debug_shows_the_traceback_and_then_the_line(monkeypatch, capsys):
     assert text.endswith("cat-jax train: error: no store: run prepare\n")
 
 
+def test_what_was_being_handled_is_not_the_error():
+    def fails(first, then):
+        try:
+            raise first
+        except OSError:
+            raise then  # noqa: B904 (a fallback of its own that fails)
+
+    with pytest.raises(KeyError) as caught:
+        fails(FileNotFoundError(errno.ENOENT, "No such file", "cache.json"), KeyError("x"))
+    assert explain(caught.value).line.startswith("error: KeyError: 'x'")
+    assert explain(caught.value).exit_code == 1
+    with pytest.raises(ValueError, match="finish") as full:
+        fails(OSError(errno.ENOSPC, "No space left on device", "out"), ValueError("cannot finish"))
+    assert explain(full.value).line.startswith("error: out: no space left on the device")
+
+
+@pytest.mark.parametrize(("code", "expected", "said"), [(None, 0, ""), (3, 3, ""), ("need DATA", 1, "need DATA")])
+def test_a_users_exit_keeps_its_meaning(monkeypatch, capsys, code, expected, said):
+    raising(monkeypatch, SystemExit(code))
+    assert cli.main(["train"]) == expected
+    assert capsys.readouterr().err == (f"cat-jax train: error: {said}\n" if said else "")
+
+
 def test_a_full_disk_is_found_under_a_librarys_error():
     error = ValueError("checkpoint failed")
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device")

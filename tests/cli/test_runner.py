@@ -11,6 +11,7 @@ import time
 import pytest
 
 from cat_jax.cli import child, runner
+from cat_jax.cli.run import hold
 from cat_jax.cli.stages import Ledger, Stage, fingerprints
 from cat_jax.errors import Preempted, UserError
 
@@ -36,7 +37,7 @@ def stage(run_dir, name, needs=(), kind="works", seconds=0.0, configuration="A =
 
 
 def run(run_dir, stages, jobs=2, rerun_changed=False):
-    with runner.locked(run_dir, patience=5.0) as lock:
+    with hold(run_dir, patience=5.0) as lock:
         runner.Runner(stages, Ledger(run_dir), run_dir, jobs, lock).run(rerun_changed)
 
 
@@ -163,7 +164,7 @@ def test_the_share_of_a_stage_does_not_depend_on_what_else_runs(tmp_path):
 
 
 def test_a_lock_keeps_a_second_run_out(tmp_path):
-    with runner.locked(tmp_path), pytest.raises(UserError, match=f"in use by another run .process {os.getpid()}"):
+    with hold(tmp_path), pytest.raises(UserError, match=f"in use by another run or its stages .process {os.getpid()}"):
         run(tmp_path, chain(tmp_path))
 
 
@@ -218,6 +219,25 @@ def test_sigterm_is_passed_on_and_the_run_ends_with_the_code_of_preemption(tmp_p
     assert "saved" in (tmp_path / "logs" / "one.log").read_text()
     run(tmp_path, chain(tmp_path))
     assert journal(tmp_path)[-1] == "evaluate"
+
+
+def test_a_signal_while_a_stage_starts_reaches_it_and_starts_no_other(tmp_path, monkeypatch):
+    begin = child.start
+
+    def start(arguments, *others, **settings):
+        process = begin(arguments, *others, **settings)
+        if arguments[0] == "one":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(child, "start", start)
+    slow = {"seconds": 20.0}
+    began = time.monotonic()
+    with pytest.raises(Preempted):
+        run(tmp_path, chain(tmp_path, one=slow, two=slow))
+    assert time.monotonic() - began < 10
+    assert "two" not in journal(tmp_path)
+    assert not (tmp_path / "one" / "out").exists()
 
 
 def test_a_preempted_stage_preempts_the_run(tmp_path, monkeypatch):

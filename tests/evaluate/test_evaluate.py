@@ -1,8 +1,10 @@
 """`evaluate` from models and stores to tables, without SeqIO."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +17,13 @@ import pytest
 import small_world
 
 import cat_jax.evaluate.run
+import cat_jax.evaluate.text
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import NonFiniteError, UserError
 from cat_jax.evaluate.job import EvaluatedModel
 from cat_jax.evaluate.run import evaluate
 from cat_jax.models.flops import parameter_count
-from cat_jax.table import read_table
+from cat_jax.table import read_table, table_path
 
 HERE = pathlib.Path(__file__).parent
 SETTINGS = {"mixture_or_task": "both", "splits": ("test",), "mode": "auto", "batch_size": 4}
@@ -187,6 +190,34 @@ def test_user_errors_leave_nothing_behind(world, tmp_path, changes, words):
         run(world, tmp_path / "out", **changes)
     assert words in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_finished_tables_are_scored_again_when_asked(world, tables, tmp_path, monkeypatch):
+    """The task's metrics have changed: answers are kept, and no model is loaded."""
+    shutil.copytree(tables, tmp_path / "out")
+    before, names = contents(tables), loaded(monkeypatch)
+
+    def mistakes(*arguments):
+        scored = small_world.score_letters(*arguments)
+        wrong = [1 - score for score in scored.scores]
+        found = {"mistakes": float(np.mean(wrong))}
+        return dataclasses.replace(scored, metrics=found, headline="mistakes", scores=wrong, higher_is_better=False)
+
+    monkeypatch.setattr(cat_jax.evaluate.text, "score_table", mistakes)
+    run(world, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    metrics = run(world, tmp_path / "out", rescore=True)
+    assert not names
+    for model in ("model0", "model1"):
+        for task in ("letters", "choices"):
+            old, was = read_table(table_path(tables, model, task, "test"))
+            new, info = read_table(table_path(tmp_path / "out", model, task, "test"))
+            assert new.drop_columns("score").equals(old.drop_columns("score"))
+            assert new["score"].to_pylist() == [1 - score for score in old["score"].to_pylist()]
+            assert info == dataclasses.replace(
+                was, metric="mistakes", metrics={"mistakes": 1 - was.metrics["accuracy"]}, higher_is_better=False
+            )
+            assert metrics[model]["test"]["tasks"][task]["metrics"] == info.metrics
 
 
 def test_a_store_without_texts_is_told_before_a_model_is_loaded(world, tmp_path, monkeypatch):

@@ -263,10 +263,26 @@ def test_a_large_model_that_is_no_better_is_told(results):
         return [finding for finding in findings(results) if finding[0] == "teacher"]
 
     assert not told()
-    summary = results["summary"][results["headline_scope"]]
-    best = next(iter(summary))
-    summary[best]["small_quality"]["mean"] = summary[best]["large_quality"]["mean"]
-    [(_, numbers, verdict)] = told()
-    assert numbers == f"no better than the small models of {best}."
-    assert "train a better large model" in verdict
-    assert f"teacher: {numbers} {verdict}" in objectives_table(results)
+    best, found = next(iter(results["summary"][results["headline_scope"]].items()))
+    for area, said in ((39.0, "gains them nothing on average"), (41.0, "err on different queries")):
+        for name, value in (("small_quality", 40.0), ("large_quality", 40.0), ("auc_df", area)):
+            found[name]["mean"] = value
+        [(_, numbers, verdict)] = told()
+        assert numbers == f"no better than the small models of {best}."
+        assert said in verdict
+        assert f"teacher: {numbers} {verdict}" in objectives_table(results)
+    found["small_quality"]["mean"] = None
+    assert not told()
+
+
+def test_a_metric_that_is_not_defined_is_drawn_as_nothing(results):
+    """Null in results.json: here the small model's quality, and the first half of every curve."""
+    scope = results["headline_scope"]
+    for found in results["summary"][scope].values():
+        found["small_quality"] = {"mean": None, "interval": None, "nested": None, "seeds": []}
+    for curve in (results["curves"][scope][objective] for objective in results["objectives"]):
+        for name in ("quality", "low", "high", "random"):
+            curve[name] = [None if k < len(curve[name]) // 2 else value for k, value in enumerate(curve[name])]
+    page = render_report(results)
+    assert "None" not in re.sub(r"<[^>]*>", "", page)
+    assert not re.search(r"\bnan\b", page)

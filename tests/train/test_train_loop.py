@@ -20,10 +20,12 @@ from training_world import (
     write_world,
 )
 
+import cat_jax.train.loop
 from cat_jax.checkpoint.params import load_model
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.checkpoint.seal import read_seal
 from cat_jax.errors import NonFiniteError, Preempted, UserError
+from cat_jax.lock import locked
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.teacher.layout import FullLayout
 from cat_jax.teacher.live import LiveTeacher
@@ -98,6 +100,21 @@ def test_told_to_stop_it_saves_and_goes_on_bit_for_bit(monkeypatch, tmp_path, ro
     train(**lively(tmp_path, root))
     assert steps_and_digest(tmp_path)[1] == steps_and_digest(finished)[1]
     assert records(tmp_path) == records(finished)
+
+
+def test_a_second_trainer_waits_and_then_is_refused(monkeypatch, tmp_path, root):
+    """It would delete the checkpoint that the first one is writing."""
+    monkeypatch.setattr(cat_jax.train.loop, "_SAVING_SECONDS", 0.3)
+    unsealed = tmp_path / "run" / "checkpoints" / "7"
+    unsealed.mkdir(parents=True)
+    with (
+        locked(tmp_path / "run" / ".train.lock", "me", "wait", patience=0),
+        pytest.raises(UserError, match="in use by"),
+    ):
+        train(**arguments(tmp_path / "run", root))
+    assert unsealed.exists()
+    train(**arguments(tmp_path / "run", root, train_steps=1, eval_dataset=None))
+    assert not unsealed.exists()
 
 
 def test_told_to_stop_at_the_last_step_it_has_finished(monkeypatch, tmp_path, root):
