@@ -63,7 +63,7 @@ def lively(model_dir, root, **fields):
 def test_a_run_leaves_what_it_should(finished, root):
     assert steps_and_digest(finished)[0] == [3, 6]
     assert sorted(p.name for p in finished.iterdir()) == [
-        "checkpoints", "metrics.jsonl", "model.json", "tensorboard", "training.json",
+        ".train.lock", "checkpoints", "metrics.jsonl", "model.json", "tensorboard", "training.json",
     ]  # fmt: skip
     log = records(finished)
     assert [(r["step"], "train/loss" in r) for r in log] == [(2, True), (4, True), (4, False), (6, True), (6, False)]
