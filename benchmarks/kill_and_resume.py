@@ -34,8 +34,8 @@ cascade.resamples = 100
 """
 
 PATTERNS = ("store/**/*", "signals/**/*", "tables/**/*", "results.json")
-IGNORED = (".gin",)
-"""Saved configurations name the run's own directory."""
+IGNORED = (".gin", ".lock")
+"""Saved configurations name the run's own directory, locks the process that held them."""
 
 AIMS = ("prepare", "train.teacher", "saving", "teach", "train.student", "saving", "evaluate.students")
 """What kills are aimed at, in the order in which a run comes by; "saving" is a checkpoint without its seal."""
