@@ -34,6 +34,19 @@ class NonFiniteError(UserError):
     exit_code = EXIT_NONFINITE
 
 
+class DataError(UserError):
+    """What a task's own code or data gives cannot be used: nothing made of it before may be mixed with what is mended.
+
+    >>> DataError("task 'a' cannot be read", "check its source", "a").task
+    'a'
+    """
+
+    def __init__(self, problem: str, mend: str, task: str):
+        super().__init__(problem, mend)
+        self.task = task
+        self.args = (problem, mend, task)  # what a worker process hands over
+
+
 class Preempted(Exception):
     """Raised after SIGTERM once the checkpoint is safe on disk."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import pathlib
 import time
@@ -64,7 +65,8 @@ def _take(descriptor: int, busy: str, mend: str, patience: float, wait_for_livin
             if refuse or time.monotonic() - began > patience:
                 raise UserError(f"{busy} (process {holder})", mend) from e
             if not told:
-                logger.warning("%s (process %s): waiting for it", busy, holder)
+                limit = "" if math.isinf(patience) else f" for {patience:.0f} s at most"
+                logger.warning("%s (process %s): waiting%s", busy, holder, limit)
             told = True
             time.sleep(_POLL_SECONDS)
         except OSError:

@@ -89,6 +89,11 @@ def cascade(
     parsed = [parse_rule(rule) for rule in rules]
     aims = [parse_target(target) for target in targets]
     _check(parsed, rates, kept, min(resamples, function_resamples), level)
+    if validation_split == test_split:
+        raise UserError(
+            f"thresholds are picked and reported on the same split {test_split!r}",
+            "set VALIDATION_SPLIT = None, or name another split",
+        )
     splits = [test_split] + ([validation_split] if validation_split is not None else [])
     inputs = load_inputs(tables_dir, large, students, tasks, splits, functions)
     reading = Reading(tuple(rates), tuple(kept), _baseline(inputs, baseline))

@@ -180,21 +180,29 @@ def configure(bindings: Bindings, root: str) -> Command:
     """
     reach = check(bindings, root)
     bindings = bindings.with_optional(names.NAMES[root].optional)
-    for name in reach.visited:
-        if name in names.NAMES:
-            _register(name)
-    text = text_of(reach.used, bindings.imports)
-    gin.clear_config()
-    try:
-        gin.parse_config(text)
-        given = gin.get_configurable(f"cat_jax.{root}")()
-    except UserError as e:  # gin adds lines of its own to the message
-        raise UserError(e.problem, e.mend) from e
+    given = build(bindings, root, reach)
     signature = names.signature(root)
     assert signature is not None
     defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
     saved = {item.key: item for item in (*bindings.reachable(["prepare"]).used, *reach.used)}
     return Command(root, {**defaults, **given}, text_of(saved.values(), bindings.imports), gin.operative_config_str())
+
+
+def build(bindings: Bindings, root: str, reach: Reach) -> dict[str, Any]:
+    """The arguments that a checked configuration gives to a command, defaults left out.
+
+    Raises:
+      UserError: what a constructor refuses.
+    """
+    for name in reach.visited:
+        if name in names.NAMES:
+            _register(name)
+    gin.clear_config()
+    try:
+        gin.parse_config(text_of(reach.used, bindings.imports))
+        return gin.get_configurable(f"cat_jax.{root}")()
+    except UserError as e:  # gin adds lines of its own to the message
+        raise UserError(e.problem, e.mend) from e
 
 
 def check(bindings: Bindings, root: str) -> Reach:

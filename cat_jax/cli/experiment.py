@@ -77,6 +77,11 @@ class Experiment:
         both = sorted(set(self.teachers) & set(self.students))
         if both:
             raise UserError(f"{both[0]} is both a teacher and a student", "give them different names")
+        if self.validation_split == self.test_split:
+            raise UserError(
+                f"Experiment picks thresholds and reports on the same split {self.test_split!r}",
+                "set Experiment.validation_split = None, or name another split",
+            )
         if self.signal not in SIGNALS:
             raise UserError(f"Experiment.signal is {self.signal!r}", f"choose one of {', '.join(SIGNALS)}")
 

@@ -54,7 +54,8 @@ class Plan:
         self.tables_dir = self.run_dir / "tables"
         self.students = self._students()
         bindings = configuration.of_flags(flags)
-        check_scopes(bindings, [*experiment.teachers, *experiment.students])
+        objectives = [TEACHER_OBJECTIVE, *map(objective_name, experiment.objectives)]
+        check_scopes(bindings, [*experiment.teachers, *experiment.students], objectives)
         shared = bindings.macro("STORE_DIR")
         self.store_dir = shared if isinstance(shared, str) else str(self.run_dir / "store")
         self.stages = self._stages()
@@ -214,6 +215,7 @@ class Plan:
             },
             needs=needs,
             outputs=(report_dir / "report.html", report_dir / "results.json"),
+            inputs=tuple(self.tables_dir / name for name in directories),
         )
 
     def _configs(self, directories: Mapping[str, str]) -> dict[str, str]:
@@ -242,6 +244,7 @@ class Plan:
         needs: Sequence[str] = (),
         outputs: Sequence[pathlib.Path] = (),
         owns: pathlib.Path | None = None,
+        inputs: Sequence[pathlib.Path] = (),
         extent: Mapping[str, Any] | None = None,
         peers: int = 1,
         teachers: Sequence[str] = (),
@@ -258,6 +261,7 @@ class Plan:
           needs: names of stages.
           outputs: as in `Stage`.
           owns: as in `Stage`.
+          inputs: as in `Stage`.
           extent: macros that say how much of the work is asked for.
           peers: as in `Stage`.
           teachers: those that the command reads; of one that is trained already the stage keeps in mind which
@@ -271,7 +275,10 @@ class Plan:
             scope=scope,
         )
         try:
-            reach = configuration.check(configuration.of_flags(flags), command)
+            bindings = configuration.of_flags(flags)
+            reach = configuration.check(bindings, command)
+            # What a constructor refuses is told now, not after the stages before.
+            configuration.build(bindings, command, reach)
         except UserError as e:
             raise UserError(f"stage {name}: {e.problem}", e.mend) from e
         return Stage(
@@ -281,6 +288,7 @@ class Plan:
             needs=tuple(needs),
             outputs=tuple(outputs),
             owns=owns,
+            inputs=tuple(inputs),
             extent=repr(dict(extent or {})),
             peers=peers,
         )

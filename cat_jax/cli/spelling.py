@@ -34,12 +34,13 @@ def check_macros(bindings: Bindings) -> None:
         )
 
 
-def check_scopes(bindings: Bindings, models: Collection[str]) -> None:
+def check_scopes(bindings: Bindings, models: Collection[str], objectives: Collection[str] = ()) -> None:
     """Looks for bindings in a scope in which nothing of an experiment runs.
 
     Args:
       bindings: the experiment's.
       models: the names of its teachers and students.
+      objectives: the names of what students are trained with: scopes inside theirs.
 
     Raises:
       UserError: a flag is in such a scope; names it, and the closest model.
@@ -52,6 +53,10 @@ def check_scopes(bindings: Bindings, models: Collection[str]) -> None:
         if first and first not in {*models, *named} and (item.is_macro or first not in macros):
             known = f"the scopes are {', '.join(models)}"
             _told(item, f"no teacher or student is called {first!r}", first, models, known)
+        second = item.scope.partition("/")[2].partition("/")[0]
+        if first in models and second and second not in {*objectives, *named}:
+            known = f"the scopes in {first} are {', '.join(objectives)}"
+            _told(item, f"no objective is called {second!r}", second, objectives, known)
 
 
 def _told(item: Binding, what: str, word: str, known: Iterable[str], otherwise: str) -> None:

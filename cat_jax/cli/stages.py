@@ -35,6 +35,7 @@ class Stage:
         outputs up to date by itself.
       extent: how much of its work is asked for (which splits, say); with more of it the stage runs again, what needs
         it does not.
+      inputs: directories; a stage whose outputs are older than a file in them is not finished.
       peers: how many stages, itself included, are likely to run at the same time: they share the cores.
     """
 
@@ -44,12 +45,21 @@ class Stage:
     needs: tuple[str, ...] = ()
     outputs: tuple[pathlib.Path, ...] = ()
     owns: pathlib.Path | None = None
+    inputs: tuple[pathlib.Path, ...] = ()
     extent: str = ""
     peers: int = 1
 
     @property
     def file_name(self) -> str:
         return self.name.replace("/", ".")
+
+    def is_stale(self) -> bool:
+        """Whether an input is newer than an output, or an output is missing."""
+        if not all(path.exists() for path in self.outputs):
+            return True
+        made = min((path.stat().st_mtime for path in self.outputs), default=float("inf"))
+        read = (file.stat().st_mtime for directory in self.inputs for file in directory.glob("*") if file.is_file())
+        return max(read, default=0.0) > made
 
 
 def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
@@ -85,14 +95,14 @@ class Ledger:
         for stage in reversed(stages):
             record = self._records.get(stage.name)
             changed = record is not None and record["fingerprint"] != prints[stage.name]
-            if changed and stage.owns is not None and not rerun_changed:
+            if changed and stage.owns is not None and stage.owns.exists() and not rerun_changed:
                 raise UserError(
-                    f"stage {stage.name} was begun with another configuration ({self._difference(stage)})",
+                    f"stage {stage.name} was begun with another configuration ({self._difference(stage, stages)})",
                     "take the change back, name another RUN_DIR, or do it again with --gin.run.rerun_changed=True",
                 )
             as_recorded = {"fingerprint": prints[stage.name], "extent": stage.extent, "state": "finished"}
             finished = record is not None and as_recorded.items() <= record.items()
-            there = all(path.exists() for path in stage.outputs)
+            there = not stage.is_stale()
             users = [other for other in stages if stage.name in other.needs]
             wanted = not users or any(user.name in pending for user in users)
             # Outputs that were deleted (a large signal, say) are made again only for a stage that still needs them.
@@ -128,8 +138,15 @@ class Ledger:
     def _config_of(self, stage: Stage) -> pathlib.Path:
         return self._configs / f"{stage.file_name}.gin"
 
-    def _difference(self, stage: Stage) -> str:
-        """The first lines in which a stage's configuration differs from the one it began with."""
+    def _difference(self, stage: Stage, stages: Sequence[Stage]) -> str:
+        """The first lines in which the configuration of a stage, or of one that it needs, differs from before."""
+        for name in (stage.name, *stage.needs):
+            needed = next(other for other in stages if other.name == name)
+            if told := self._own_difference(needed):
+                return told if needed is stage else f"of {name}, which it needs: {told}"
+        return f"of a stage that it needs: {', '.join(stage.needs)}"
+
+    def _own_difference(self, stage: Stage) -> str:
         path = self._config_of(stage)
         before = path.read_text().splitlines() if path.exists() else []
         lines = [
@@ -138,7 +155,7 @@ class Ledger:
             if line[:1] in "+-" and line[:3] not in ("+++", "---")
         ]
         if not lines:
-            return f"of a stage that it needs: {', '.join(stage.needs)}"
+            return ""
         removed = [line[1:] for line in lines if line[0] == "-"][:2]
         added = [line[1:] for line in lines if line[0] == "+"][:2]
         return f"then {'; '.join(removed) or 'nothing'}, now {'; '.join(added) or 'nothing'}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from cat_jax.data.manifest import Recipe
 from cat_jax.data.record import Example
-from cat_jax.errors import UserError
+from cat_jax.errors import DataError
 
 
 def plain(value: Any) -> Any:
@@ -45,7 +45,7 @@ class Converter:
         """The example, and the features that were cut to their length.
 
         Raises:
-          UserError: an empty target, a token id beyond the vocabulary or that of padding, or a feature that is no
+          DataError: an empty target, a token id beyond the vocabulary or that of padding, or a feature that is no
             sequence of ids.
         """
         if "example_id" in element:
@@ -64,20 +64,25 @@ class Converter:
         return Example(example_id, tokens.get("inputs"), tokens["targets"], raw), tuple(trimmed)
 
     def _check(self, name: str, ids: np.ndarray, example_id: str) -> None:
-        where = f"example {example_id} of task {self._recipe.task!r}, split {self._recipe.split!r}"
+        task = self._recipe.task
+        where = f"example {example_id} of task {task!r}, split {self._recipe.split!r}"
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             problem = f"{name!r} of {where} is {ids.dtype}{list(ids.shape)}, not a sequence of token ids"
-            raise UserError(problem, "add seqio.preprocessors.tokenize to the task")
+            raise DataError(problem, "add seqio.preprocessors.tokenize to the task", task)
         if name == "targets" and not len(ids):
-            raise UserError(f"{where} has an empty target", "filter such examples, or append an end-of-sequence token")
+            raise DataError(
+                f"{where} has an empty target", "filter such examples, or append an end-of-sequence token", task
+            )
         size = self._recipe.features[name].vocab_size
         if len(ids) and (ids.max() >= size or ids.min() < 0):
             bad = ids[(ids >= size) | (ids < 0)][0]
             problem = f"{name!r} of {where} holds the token id {bad}, but its vocabulary has {size}"
-            raise UserError(problem, "give the feature the vocabulary that tokenises it, with its extra_ids")
+            raise DataError(problem, "give the feature the vocabulary that tokenises it, with its extra_ids", task)
         if not ids.all():  # a model could not tell it from padding, and packed rows would differ from single ones
             problem = f"{name!r} of {where} holds id 0 at position {int(np.argmin(ids != 0))}, and id 0 is padding"
-            raise UserError(problem, "drop it in the task's preprocessors, or shift the vocabulary so that 0 is free")
+            raise DataError(
+                problem, "drop it in the task's preprocessors, or shift the vocabulary so that 0 is free", task
+            )
 
     def _raw(self, element: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raw = {name: plain(value) for name, value in element.items() if name not in self._recipe.features}

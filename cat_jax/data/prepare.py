@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import multiprocessing
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from cat_jax.data.mixture import write_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.units import Unit, run_units
 from cat_jax.data.writer import StoreWriter
-from cat_jax.errors import UserError
+from cat_jax.errors import DataError, UserError
 from cat_jax.lock import locked
 from cat_jax.progress import Progress
 
@@ -62,6 +63,11 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
     """
     if config.keep_raw not in KEEP_RAW:
         raise UserError(f"keep_raw is {config.keep_raw!r}", f"choose one of {', '.join(KEEP_RAW)}")
+    if config.workers > 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker imports the script that started it, which would start all of it again.
+        raise UserError(
+            "a script prepares while it is imported by a worker", "call it under if __name__ == '__main__':"
+        )
     if config.workers < 1 or config.examples_per_shard < 1:
         raise UserError("workers and examples_per_shard count from 1", "give a positive number")
     seqio_task.load_modules(config.modules)
@@ -72,8 +78,12 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
     # Where the file system knows no locks, two of them do the same work twice: files appear whole and equal.
     with locked(root / ".prepare.lock", "another prepare", "wait for it", patience=math.inf):
         pending = [recipe for recipe in recipes if _is_pending(root, recipe, config.overwrite)]
-        _write_shards(config, root, pending)
-        manifests = [_finish(root, recipe, recipe in pending) for recipe in recipes]
+        try:
+            _write_shards(config, root, pending)
+            manifests = [_finish(root, recipe, recipe in pending) for recipe in recipes]
+        except DataError as e:
+            _forget(root, [recipe for recipe in pending if recipe.task == e.task])
+            raise
         if hasattr(provider, "tasks"):
             with seqio_task.source_errors(config.mixture_or_task):
                 mixture = seqio_task.resolve_mixture(provider)
@@ -134,6 +144,14 @@ def _is_pending(root: pathlib.Path, recipe: Recipe, overwrite: bool) -> bool:
         )
     ExampleStore.open(root, recipe.task, recipe.split)
     return False
+
+
+def _forget(root: pathlib.Path, recipes: Sequence[Recipe]) -> None:
+    """Deletes the shards of unfinished stores: their task is about to be mended, and half of it must not stay."""
+    for recipe in recipes:
+        directory = layout.store_directory(root, recipe.task, recipe.split)
+        if not (directory / layout.MANIFEST).exists():
+            StoreWriter(directory, recipe).discard()
 
 
 def _finish(root: pathlib.Path, recipe: Recipe, written: bool) -> Manifest:

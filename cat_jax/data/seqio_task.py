@@ -23,7 +23,7 @@ from typing import Any
 from cat_jax.data.fingerprint import vocabulary_fingerprint
 from cat_jax.data.manifest import FEATURES, FeatureInfo
 from cat_jax.data.mixture import Mixture, MixtureTask
-from cat_jax.errors import UserError
+from cat_jax.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +247,11 @@ def source_errors(task: str, split: str | None = None) -> Iterator[None]:
         reason = f"{type(e).__name__}: {e}"
         what = f"task {task!r}" + (f", split {split!r}" if split is not None else "")
         mend = "check its source and preprocessors, and TFDS_DATA_DIR if it reads TFDS"
-        raise UserError(f"{what} cannot be read ({reason[:400]})", mend) from e
+        if isinstance(e, ConnectionError | TimeoutError):  # nothing is wrong with the task: what is written may stay
+            raise UserError(
+                f"{what} cannot be reached ({reason[:400]})", "start the same command again to go on"
+            ) from e
+        raise DataError(f"{what} cannot be read ({reason[:400]})", mend, task) from e
 
 
 def arrays(pipeline: Any) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from cat_jax.data import layout
 from cat_jax.data.manifest import FEATURES, STORE, Manifest, Recipe, ShardEntry
 from cat_jax.data.record import Example, encode
-from cat_jax.errors import UserError
+from cat_jax.errors import DataError, UserError
 from cat_jax.files import atomic_write, cannot_write, checksum, fingerprint, write_json
 
 # One record a group: random access decodes nothing else. Token ids hardly compress, and records stay readable at
@@ -82,9 +82,10 @@ class StoreWriter:
             entries.append(entry)
         manifest = Manifest(self.recipe, tuple(entries))
         if not manifest.num_examples:
-            raise UserError(
+            raise DataError(
                 f"task {self.recipe.task!r} has no examples in split {self.recipe.split!r}",
                 "check the task's source and its filters",
+                self.recipe.task,
             )
         if any(entry.example_ids == "feature" for entry in entries):
             self._refuse_duplicates(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from cat_jax.data.layout import safe_name
 from cat_jax.evaluate.job import Job, sweep
 from cat_jax.files import write_json
 from cat_jax.table import read_table
+
+logger = logging.getLogger(__name__)
 
 
 def metrics_path(output_dir: str | os.PathLike, model: str, mixture_or_task: str, split: str) -> pathlib.Path:
@@ -43,9 +46,10 @@ def write_metrics(output_dir: str | os.PathLike, mixture_or_task: str, jobs: Seq
     for model, splits in found.items():
         for split, content in splits.items():
             content["average"] = _average(content["tasks"])
+            _warn_of_undefined(content)
             path = metrics_path(output_dir, model, mixture_or_task, split)
             sweep(path)
-            write_json(path, content)
+            write_json(path, _defined(content))
     return found
 
 
@@ -62,6 +66,21 @@ def _of_table(job: Job) -> dict[str, Any]:
         "mean_flops": float(np.mean(table["flops"].to_numpy())),
         "parameters": info.parameters,
     }
+
+
+def _warn_of_undefined(content: dict[str, Any]) -> None:
+    for task, found in content["tasks"].items():
+        for name, value in found["metrics"].items():
+            if not np.isfinite(value):
+                model, split = content["model"], content["split"]
+                logger.warning("warning: %s of %s is %s for %s on %s", name, task, value, model, split)
+
+
+def _defined(content: Any) -> Any:
+    """`content` with None for numbers that are not finite, which JSON lacks."""
+    if isinstance(content, dict):
+        return {name: _defined(value) for name, value in content.items()}
+    return None if isinstance(content, float) and not np.isfinite(content) else content
 
 
 def _average(tasks: dict[str, Any]) -> dict[str, Any]:

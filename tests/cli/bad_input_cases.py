@@ -1,8 +1,9 @@
 """The kinds of bad input: what is wrong, and what must be said of it."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
+
+from bad_input_files import flip, flip_record, one, own_loss, truncate, write
 
 BASE = """
 include 'runs/experiment.gin'
@@ -59,68 +60,6 @@ class Case:
     code: int = 2
     left: tuple[str, ...] = ()
     base: bool = True
-
-
-def one(pattern):
-    """The only, or the first, file of a pattern."""
-    return sorted(pathlib.Path().glob(pattern))[0]
-
-
-def flip(pattern, place=0.5):
-    """Flips a bit of a file, in its middle."""
-    path = one(pattern)
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 1
-    path.write_bytes(content)
-
-
-def flip_record(pattern):
-    """Flips a bit of the first record of an ArrayRecord file: its text is there as it is."""
-    path = one(pattern)
-    content = bytearray(path.read_bytes())
-    start = content.index(b"inputs_pretokenized") if b"inputs_pretokenized" in content else len(content) // 100
-    content[start + 25] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(pattern):
-    path = one(pattern)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def write(name, text):
-    path = pathlib.Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def replace(name, old, new):
-    write(name, pathlib.Path(name).read_text().replace(old, new))
-
-
-OWN_LOSS = """
-import dataclasses
-from cat_jax.losses.objective import Objective
-
-@dataclasses.dataclass(frozen=True)
-class Boosted(Objective):
-    boost: float = 2.0
-
-    def token_weights(self, tokens):
-        return self.boost * tokens.loss[:1]
-"""
-
-
-def own_loss(binding):
-    """Writes an objective of one's own whose weights have a wrong shape, and a gin file that uses it."""
-
-    def spoil():
-        write("own_losses.py", OWN_LOSS)
-        fields = ("w = 1.0", "keep = 'all'", binding)
-        bound = "".join(f"own_losses.Boosted.{field}\n" for field in fields)
-        write("own.gin", f"import own_losses\nOBJECTIVE = @own_losses.Boosted()\n{bound}")
-
-    return spoil
 
 
 CASES = [
@@ -371,6 +310,26 @@ CASES = [
     # Runs.
     Case("no_jobs", ["run", *RUN, "--gin.JOBS=0"], ["JOBS is 0"]),
     Case("no_such_objective", ["run", *RUN, "--gin.Experiment.objectives=['xnet']"], ["objectives/xnet.gin"]),
+    Case(
+        "one_split_for_thresholds_and_test",
+        ["cascade", *CASCADE, "--gin.TEST_SPLIT='validation'"],
+        ["same split 'validation'", "VALIDATION_SPLIT = None"],
+    ),
+    Case(
+        "one_split_of_a_run_for_both",
+        ["run", *RUN, "--gin.Experiment.test_split='validation'"],
+        ["same split 'validation'", "validation_split = None"],
+    ),
+    Case(
+        "misspelt_objective_of_a_scope",
+        ["run", *RUN, "--gin.s/cat_xnet/Objective.w=0.3"],
+        ["no objective is called 'cat_xnet'", "did you mean cat_xent"],
+    ),
+    Case(
+        "a_value_that_a_later_stage_refuses",
+        ["run", *RUN, "--gin.s/cat_xent/Objective.w=2"],
+        ["stage train/s.cat_xent.0: Objective.w = 2", "[0, 1]"],
+    ),
     Case(
         "two_objectives_of_one_name",
         ["run", *RUN, "--gin.Experiment.objectives=['xent', 'my/xent.gin']"],

@@ -93,9 +93,9 @@ def test_scoped_macros_work_as_flags_as_they_do_in_files(tmp_path):
     assert value(made["train/student.xent.0"], "TRAIN_STEPS") == 20
     assert "TRAIN_STEPS = 10\n" in made["train/teacher"].configuration
     assert "eval/DatasetConfig.seed = 4\n" in made["train/teacher"].configuration
-    demo = GinFlags(files=("runs/demo.gin",), bindings=(f'RUN_DIR="{tmp_path}/run"', "teacher/TRAIN_STEPS=10"))
+    demo = GinFlags(files=("runs/demo.gin",), bindings=(f'RUN_DIR="{tmp_path}/run"', "teacher/TRAIN_STEPS=900"))
     experiment = configuration.configure(configuration.of_flags(demo), "run").arguments["experiment"]
-    assert value(stages(Plan(experiment, tmp_path / "run", demo, 2))["train/teacher"], "TRAIN_STEPS") == 10
+    assert value(stages(Plan(experiment, tmp_path / "run", demo, 2))["train/teacher"], "TRAIN_STEPS") == 900
 
 
 def test_the_cascade_knows_the_module_and_the_stores(tmp_path):
@@ -317,5 +317,5 @@ def test_default_jobs_leave_an_accelerator_to_one_process(monkeypatch):
 
 
 def test_an_experiment_has_the_splits_it_evaluates():
-    experiment = Experiment({"t": "x.gin"}, {"s": "y.gin"}, ["xent"], validation_split="test")
+    experiment = Experiment({"t": "x.gin"}, {"s": "y.gin"}, ["xent"], validation_split=None)
     assert experiment.evaluation_splits == ["test"]

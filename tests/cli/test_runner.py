@@ -1,5 +1,6 @@
 """The runner of stages, with fake stages: order, skipping, resuming after a kill, failure, change, signals, cores."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -104,6 +105,31 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path):
     assert (tmp_path / "one" / "out").exists()
 
 
+def test_a_stage_that_failed_and_left_nothing_may_be_changed(tmp_path):
+    with pytest.raises(UserError):
+        run(tmp_path, chain(tmp_path, one={"kind": "fails", "configuration": "A = 9\n"}))
+    journal(tmp_path)
+    (tmp_path / "one").rmdir()
+    run(tmp_path, chain(tmp_path))
+    assert journal(tmp_path) == ["one", "evaluate"]
+
+
+def test_a_stage_runs_again_when_what_it_read_is_newer(tmp_path):
+    read = tmp_path / "tables"
+    read.mkdir()
+    stages = [stage(tmp_path, "prepare"), stage(tmp_path, "cascade", ["prepare"], derived=True)]
+    stages[1] = dataclasses.replace(stages[1], inputs=(read,))
+    run(tmp_path, stages)
+    (read / "old").write_text("older than what the stage made of it")
+    os.utime(read / "old", (1, 1))
+    journal(tmp_path)
+    run(tmp_path, stages)
+    assert journal(tmp_path) == []
+    os.utime(read / "old", (time.time() + 5, time.time() + 5))
+    run(tmp_path, stages)
+    assert journal(tmp_path) == ["cascade"]
+
+
 def test_a_changed_configuration_is_done_again_when_asked(tmp_path):
     run(tmp_path, chain(tmp_path))
     journal(tmp_path)
@@ -119,7 +145,10 @@ def test_a_change_upstream_is_refused_too(tmp_path):
     run(tmp_path, chain(tmp_path))
     stages = chain(tmp_path)
     stages[1] = stage(tmp_path, "teacher", ["prepare"], configuration="A = 2\n", derived=True)
-    with pytest.raises(UserError, match=r"stage two was begun with another configuration .of a stage that it needs"):
+    with pytest.raises(
+        UserError,
+        match=r"stage two was begun with another configuration .of teacher, which it needs: then A = 1, now A = 2",
+    ):
         run(tmp_path, stages)
 
 

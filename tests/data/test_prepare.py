@@ -2,6 +2,8 @@
 
 import dataclasses
 import fcntl
+import itertools
+import multiprocessing
 import os
 import pathlib
 import re
@@ -218,6 +220,30 @@ def test_two_prepares_of_one_store_take_turns(tmp_path):
         assert not list(tmp_path.rglob("shard-*"))
     second.join(60)
     assert len(ExampleStore.open(tmp_path, "toy", "train")) == 230
+
+
+@pytest.mark.parametrize(("error", "left"), [(ValueError("a bug"), False), (ConnectionError("a cable"), True)])
+def test_shards_of_a_task_that_failed_are_not_mixed_with_its_mended_code(tmp_path, monkeypatch, error, left):
+    """What was made before a source could not be reached may stay."""
+    calls, arrays = itertools.count(), seqio_task.arrays
+
+    def third_shard_fails(pipeline):
+        if next(calls) == 2:
+            raise error
+        return arrays(pipeline)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seqio_task, "arrays", third_shard_fails)
+        with pytest.raises(UserError, match=rf"task 'toy', split 'train' cannot be re.*{error}"):
+            prepare(config(tmp_path, examples_per_shard=50))
+    assert bool(list(tmp_path.rglob("shard-*.json"))) == left
+    assert len(prepare(config(tmp_path, examples_per_shard=50))[0].shards) == 5
+
+
+def test_a_worker_that_imports_the_script_does_not_prepare_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(UserError, match="under if __name__ == '__main__'"):
+        prepare(config(tmp_path, workers=2))
 
 
 def test_another_store_at_the_same_place(tmp_path):
