@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,9 @@ class Restored:
     params: dict[str, jax.Array]
     state: dict[str, jax.Array]
     host: Any
+
+
+_DISCARDS = 20
 
 
 class CheckpointManager:
@@ -193,9 +197,14 @@ class CheckpointManager:
             self._discard_unsealed()
 
     def _discard_unsealed(self) -> None:
-        if jax.process_index() == 0:
+        if jax.process_index() != 0:
+            return
+        for _ in range(_DISCARDS):  # a write that has not failed yet may still put files there
             with contextlib.suppress(OSError):
                 remove_unsealed(self.directory)
+                if not any(".orbax-checkpoint-tmp" in path.name for path in self.directory.iterdir()):
+                    return
+            time.sleep(0.1)
 
     def _seal(self, directory: pathlib.Path, seal: Seal, host: bytes) -> None:
         process, processes = jax.process_index(), jax.process_count()
