@@ -40,7 +40,7 @@ IGNORED = (".gin", ".lock")
 AIMS = ("prepare", "train.teacher", "saving", "teach", "train.student", "saving", "evaluate.students")
 """What kills are aimed at, in the order in which a run comes by; "saving" is a checkpoint without its seal."""
 
-LONGEST_WAIT = 12.0
+LONGEST_WAIT = 5.0
 """Seconds after the start of a stage within which its kill comes."""
 
 
