@@ -108,7 +108,10 @@ def _ran_out(error: BaseException) -> bool:
 
 def _place(error: BaseException) -> str:
     """Where in the user's own code an error came from, if it did: not in ours, nor in an installed package's."""
-    libraries = [*map(os.path.realpath, sysconfig.get_paths().values()), os.path.dirname(cat_jax.__file__)]
+    libraries = [
+        *map(os.path.realpath, sysconfig.get_paths().values()),
+        os.path.realpath(os.path.dirname(cat_jax.__file__)),
+    ]
     frames = [frame for cause in _chain(error) for frame in traceback.extract_tb(cause.__traceback__)]
     own = [
         frame

@@ -25,11 +25,8 @@ _WORDS = {
 
 
 def kinds_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """The annotation of each parameter of a function or class; those that cannot be evaluated are left out."""
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):  # a user's annotations may need imports that only a checker makes
-        return {}
+    """The annotation of each parameter of a function or class."""
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
 def fits(value: Any, kind: Any) -> bool:

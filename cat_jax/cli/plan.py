@@ -54,7 +54,7 @@ class Plan:
         self.tables_dir = self.run_dir / "tables"
         self.students = self._students()
         bindings = configuration.of_flags(flags)
-        objectives = [TEACHER_OBJECTIVE, *map(objective_name, experiment.objectives)]
+        objectives = [*map(objective_name, experiment.objectives)]
         check_scopes(bindings, [*experiment.teachers, *experiment.students], objectives)
         shared = bindings.macro("STORE_DIR")
         self.store_dir = shared if isinstance(shared, str) else str(self.run_dir / "store")

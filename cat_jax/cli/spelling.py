@@ -54,7 +54,8 @@ def check_scopes(bindings: Bindings, models: Collection[str], objectives: Collec
             known = f"the scopes are {', '.join(models)}"
             _told(item, f"no teacher or student is called {first!r}", first, models, known)
         second = item.scope.partition("/")[2].partition("/")[0]
-        if first in models and second and second not in {*objectives, *named}:
+        inside = {"", *objectives, *named}
+        if first in models and second not in inside and (item.is_macro or second not in macros):
             known = f"the scopes in {first} are {', '.join(objectives)}"
             _told(item, f"no objective is called {second!r}", second, objectives, known)
 

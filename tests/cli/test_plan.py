@@ -319,3 +319,11 @@ def test_default_jobs_leave_an_accelerator_to_one_process(monkeypatch):
 def test_an_experiment_has_the_splits_it_evaluates():
     experiment = Experiment({"t": "x.gin"}, {"s": "y.gin"}, ["xent"], validation_split=None)
     assert experiment.evaluation_splits == ["test"]
+
+
+def test_a_macros_own_scope_may_stand_inside_a_students(tmp_path):
+    """Gin calls a macro in a scope of its name: `LEARNING_RATE/CosineDecay.peak` is of that macro's schedule."""
+    flags = ["LEARNING_RATE=@CosineDecay()", "CosineDecay.peak=0.1", "student/LEARNING_RATE/CosineDecay.peak=0.5"]
+    made = stages(plan(tmp_path, *flags, "student/AdamW.learning_rate=%LEARNING_RATE", "CosineDecay.warmup_steps=2"))
+    assert "LEARNING_RATE/CosineDecay.peak = 0.5\n" in made["train/student.xent.0"].configuration
+    assert "LEARNING_RATE/CosineDecay.peak" not in made["train/teacher"].configuration
