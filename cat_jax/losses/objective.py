@@ -16,7 +16,7 @@ from cat_jax.losses import metrics
 from cat_jax.losses.dense import dense_losses
 from cat_jax.losses.formulas import widen
 from cat_jax.losses.keep import KeepRule
-from cat_jax.losses.terms import Terms, TokenLosses
+from cat_jax.losses.terms import LossHead, Terms, TokenLosses
 from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
 
 NORMALIZERS = ("target_tokens", "kept_tokens")
@@ -103,8 +103,22 @@ class Objective:
         *,
         num_tasks: int = 1,
         uniform: Array | None = None,
+        head: LossHead | None = None,
     ) -> LossOutput:
-        """The sums of one batch, or of a part of one: `tokens`, then `sum_up`, which say more.
+        """The sums of one batch, or of a part of one: the second part of `losses`, which says more."""
+        return self.losses(student, batch, signal, num_tasks=num_tasks, uniform=uniform, head=head)[1]
+
+    def losses(
+        self,
+        student: ModelOutput,
+        batch: Batch,
+        signal: TeacherSignal | None,
+        *,
+        num_tasks: int = 1,
+        uniform: Array | None = None,
+        head: LossHead | None = None,
+    ) -> tuple[TokenLosses, LossOutput]:
+        """What is made of each token, N = B x T, and the sums.
 
         Args:
           student: hidden states [B, T, D] and the head.
@@ -112,30 +126,55 @@ class Objective:
           signal: what is known of the teacher; may be None unless `needs_teacher`.
           num_tasks: length of each metric sum.
           uniform: f32[B, T] in [0, 1), drawn once for the global batch, where `needs_uniform`.
+          head: makes losses without whole logits. Where it is None, does not take a term, or a subclass overrides
+            `tokens` or `sum_up`, the two make them of whole logits.
 
         Raises:
           UserError: the signal lacks what the objective needs, or does not fit it.
         """
-        return self.sum_up(self.tokens(student, batch, signal), batch, num_tasks=num_tasks, uniform=uniform)
+        if head is None or not self._leaves_losses_to(head):
+            tokens = self.tokens(student, batch, signal)
+            return tokens, self.sum_up(tokens, batch, num_tasks=num_tasks, uniform=uniform)
+        self._check_signal(signal)
+        targets, weights = batch.decoder_target_tokens, _weights(batch)
+        loss_sum, tokens = head(self.terms, self.coefficients, student, targets, weights, signal, uniform)
+        tokens = jax.tree.map(lambda x: jax.lax.stop_gradient(x.reshape(-1)), tokens)
+        output = self.sum_up(tokens, batch, num_tasks=num_tasks, uniform=uniform)
+        return tokens, dataclasses.replace(output, loss_sum=loss_sum)
 
     def tokens(self, student: ModelOutput, batch: Batch, signal: TeacherSignal | None) -> TokenLosses:
-        """What student and teacher make of each target token, N = B x T. Arguments and errors as of a call."""
-        if self.needs_teacher and signal is None:
-            raise UserError(
-                f"the objective {self.name} needs a teacher and there is none",
-                "configure StoredTeacher or LiveTeacher, or set Objective.w = 1 and Objective.keep = 'all'",
-            )
+        """What is made of each target token, from whole logits. Arguments and errors are those of `losses`."""
+        self._check_signal(signal)
         counted = batch.decoder_loss_weights.reshape(-1) > 0
         return dense_losses(self.terms, student, batch.decoder_target_tokens.reshape(-1), counted, signal)
 
     def token_weights(self, tokens: TokenLosses) -> Array | None:
         """A factor >= 0 on each token's loss, float[N], without gradient; None for 1. For subclasses to override.
 
-        One that looks at the teacher says so in `reads_teacher`. The factor scales the loss alone: normalizer and
-        metrics count every token by its own weight, as they do without it.
+        A token's factor may depend on that token alone: the method is given whatever part of the tokens is at hand, and
+        more than once. One that looks at the teacher says so in `reads_teacher`. The factor scales the loss alone:
+        normalizer and metrics count every token by its own weight, as they do without it.
         """
         del tokens
         return None
+
+    def coefficients(self, tokens: TokenLosses, weights: Array, uniform: Array | None) -> Array:
+        """float[N]: weight, factor and alpha in one, by which each token's loss enters the sum; no gradient.
+
+        Args:
+          tokens: N of them.
+          weights: float[N], 0 where a token does not count.
+          uniform: f32[N], where `needs_uniform`.
+        """
+        factor = self.token_weights(tokens)
+        if factor is not None and jnp.shape(factor) != weights.shape:
+            raise UserError(
+                f"{type(self).__name__}.token_weights gives the shape {jnp.shape(factor)} for {weights.size} tokens",
+                f"give a factor for each: {weights.shape}, as of tokens.loss",
+            )
+        kept = self.keep_rule(tokens.student_right, tokens.teacher_right, uniform) & (weights > 0)
+        scaled = weights if factor is None else weights * jax.lax.stop_gradient(factor)
+        return jnp.where(kept, scaled, 0)
 
     def sum_up(
         self, tokens: TokenLosses, batch: Batch, *, num_tasks: int = 1, uniform: Array | None = None
@@ -143,20 +182,12 @@ class Objective:
         """The sums over the target tokens. Only `loss_sum` has a gradient, and only to the student."""
         if self.needs_uniform and uniform is None:
             raise ValueError("a random keep rule needs `uniform` numbers, drawn for the global batch")
-        weights = jax.lax.stop_gradient(widen(batch.decoder_loss_weights)).reshape(-1)
-        weights = jnp.where(weights > 0, weights, 0)
+        weights = _weights(batch).reshape(-1)
         uniform = None if uniform is None else uniform.reshape(-1)
         kept = self.keep_rule(tokens.student_right, tokens.teacher_right, uniform)
-
         kept_weights = jnp.where(kept, weights, 0)
-        factor = self.token_weights(tokens)
-        if factor is not None and jnp.shape(factor) != weights.shape:
-            raise UserError(
-                f"{type(self).__name__}.token_weights gives the shape {jnp.shape(factor)} for {weights.size} tokens",
-                f"give a factor for each: {weights.shape}, as of tokens.loss",
-            )
-        loss_weights = weights if factor is None else weights * jax.lax.stop_gradient(factor)
-        kept_loss = jnp.where(kept_weights > 0, loss_weights * tokens.loss, 0)
+        coefficients = self.coefficients(tokens, weights, uniform)
+        kept_loss = jnp.where(kept_weights > 0, coefficients * tokens.loss, 0)
         normalizer = kept_weights if self.normalizer == "kept_tokens" else weights
         values = {
             "target_tokens": weights,
@@ -176,6 +207,24 @@ class Objective:
             weight_sum=jnp.sum(normalizer),
             sums=metrics.sum_by_task(values, batch.task_ids, num_tasks),
         )
+
+    def _leaves_losses_to(self, head: LossHead) -> bool:
+        """Whether nothing of what a head replaces is overridden, and the head has every term."""
+        own = type(self).tokens is not Objective.tokens or type(self).sum_up is not Objective.sum_up
+        return not own and head.takes(self.terms)
+
+    def _check_signal(self, signal: TeacherSignal | None) -> None:
+        if self.needs_teacher and signal is None:
+            raise UserError(
+                f"the objective {self.name} needs a teacher and there is none",
+                "configure StoredTeacher or LiveTeacher, or set Objective.w = 1 and Objective.keep = 'all'",
+            )
+
+
+def _weights(batch: Batch) -> Array:
+    """float[B, T]: 0 wherever a target does not count."""
+    weights = jax.lax.stop_gradient(widen(batch.decoder_loss_weights))
+    return jnp.where(weights > 0, weights, 0)
 
 
 def divide(total: Array, weight_sum: Array) -> Array:

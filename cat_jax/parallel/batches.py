@@ -18,6 +18,9 @@ RowAxes = tuple[str, ...]
 ROW_AXES: RowAxes = ("data", "fsdp")
 """What training splits rows over: the tensor axis is left to share the work of each layer."""
 
+VOCAB_AXIS = "tensor"
+"""What training splits the columns of a head over: devices that share rows share the vocabulary."""
+
 ALL_AXES: RowAxes = MESH_AXES
 """Every device has rows of its own and no layer is shared: a row's numbers do not depend on the mesh."""
 

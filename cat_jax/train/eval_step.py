@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cat_jax.losses.objective import Objective
+from cat_jax.losses.terms import LossHead
 from cat_jax.train.state import Params
 from cat_jax.train.step import Apply, Metrics, SignalOf
 from cat_jax.types import Array, Batch, TeacherSignal
@@ -16,7 +17,14 @@ from cat_jax.types import Array, Batch, TeacherSignal
 EvalStep = Callable[[Params, Any, Batch, TeacherSignal | None], Metrics]
 
 
-def make_eval_step(apply: Apply, objective: Objective, signal_of: SignalOf, *, num_tasks: int = 1) -> EvalStep:
+def make_eval_step(
+    apply: Apply,
+    objective: Objective,
+    signal_of: SignalOf,
+    *,
+    num_tasks: int = 1,
+    head: LossHead | None = None,
+) -> EvalStep:
     """A pure function (parameters, teacher's parameters, batch, stored signal) -> sums, f32[num_tasks] each.
 
     The sums are those of `LossOutput.sums`, `sequences` (rows with a target token) and `sequences_right` (rows in
@@ -30,8 +38,7 @@ def make_eval_step(apply: Apply, objective: Objective, signal_of: SignalOf, *, n
             uniform = jax.random.uniform(jax.random.key(0), batch.decoder_target_tokens.shape)
         student = apply(params, batch, None)
         signal = signal_of(teacher, batch, signal)
-        tokens = objective.tokens(student, batch, signal)
-        output = objective.sum_up(tokens, batch, num_tasks=num_tasks, uniform=uniform)
+        tokens, output = objective.losses(student, batch, signal, num_tasks=num_tasks, uniform=uniform, head=head)
         return {**output.sums, **_sequences(tokens.student_right, batch, num_tasks)}
 
     return eval_step

@@ -17,10 +17,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cat_jax.checkpoint.params import abstract_model
+from cat_jax.losses.fused import FusedHead
 from cat_jax.losses.objective import Objective
+from cat_jax.losses.terms import LossHead
 from cat_jax.models.axes import axes_by_name
 from cat_jax.parallel.activations import rows_over
-from cat_jax.parallel.batches import batch_sharding, replicated
+from cat_jax.parallel.batches import ROW_AXES, VOCAB_AXIS, batch_sharding, replicated
 from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.train.eval_step import make_eval_step
@@ -82,6 +84,7 @@ def build_program(
     num_tasks: int = 1,
     num_microbatches: int = 1,
     teacher: TeacherProgram | None = None,
+    head: LossHead | None = None,
 ) -> TrainProgram:
     """Everything that is to be compiled for a run.
 
@@ -94,6 +97,7 @@ def build_program(
       num_tasks: tasks in the data, for metrics by task.
       num_microbatches: see `make_train_step`.
       teacher: a live teacher; None where the signal is stored or there is none.
+      head: makes losses and gradients of hidden states; None for a `FusedHead` on `mesh`.
 
     Raises:
       UserError: the rules do not fit the model or the mesh.
@@ -102,6 +106,7 @@ def build_program(
     axes = axes_by_name(abstract)
     transform = optimizer.build(axes)
     leaves, signal_of = _teacher_parts(teacher)
+    head = FusedHead(mesh, ROW_AXES, VOCAB_AXIS) if head is None else head
 
     def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
         return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
@@ -119,6 +124,7 @@ def build_program(
         signal_of,
         num_tasks=num_tasks,
         num_microbatches=num_microbatches,
+        head=head,
     )
     frozen = [leaf.sharding for leaf in leaves]
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
@@ -129,7 +135,7 @@ def build_program(
         return state, PackedMetrics.pack(metrics)
 
     def evaluator(objective: Objective, num_tasks: int) -> Any:
-        eval_step = make_eval_step(apply, objective, signal_of, num_tasks=num_tasks)
+        eval_step = make_eval_step(apply, objective, signal_of, num_tasks=num_tasks, head=head)
 
         def evaluate(*args: Any) -> PackedMetrics:
             with rows_over(mesh):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cat_jax.losses.objective import Objective, divide
+from cat_jax.losses.terms import LossHead
 from cat_jax.teacher.finite import finite
 from cat_jax.train.state import Params, TrainState
 from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
@@ -43,6 +44,7 @@ def make_train_step(
     *,
     num_tasks: int = 1,
     num_microbatches: int = 1,
+    head: LossHead | None = None,
 ) -> TrainStep:
     """A pure function (state, teacher's parameters, batch, stored signal) -> (next state, metrics).
 
@@ -55,6 +57,7 @@ def make_train_step(
       num_tasks: length of each metric sum.
       num_microbatches: into how many parts a batch is split, one after the other. Without dropout the update does not
         depend on it, up to the order of additions.
+      head: makes losses and gradients without whole logits; None makes whole logits.
     """
 
     def train_step(state: TrainState, teacher: Any, batch: Batch, signal: TeacherSignal | None):
@@ -67,7 +70,7 @@ def make_train_step(
             (batch, signal, uniform), dropout_key = part
             signal = signal_of(teacher, batch, signal)
             student = apply(params, batch, dropout_key)
-            output = objective(student, batch, signal, num_tasks=num_tasks, uniform=uniform)
+            output = objective(student, batch, signal, num_tasks=num_tasks, uniform=uniform, head=head)
             return output.loss_sum, (output, _teacher_failures(signal, batch))
 
         parts = split_rows((batch, signal, uniform), num_microbatches)

@@ -10,6 +10,7 @@ import numpy as np
 from losses_oracle import Case, first_argmax, softmax
 
 from cat_jax.losses.objective import Objective
+from cat_jax.losses.terms import LossHead
 from cat_jax.types import Batch, Head, LossOutput, ModelOutput, SparseDistribution, TeacherSignal
 
 B, T, D, V = 4, 6, 5, 11
@@ -51,10 +52,10 @@ def with_sparse(case: Case, k: int, *, temperature: float = 1.0, ghost: bool, dr
     return dataclasses.replace(case, sparse=(ids, probabilities, tail))
 
 
-def student_of(case: Case, dtype, padding: int = 0) -> ModelOutput:
+def student_of(case: Case, dtype, padding: int = 0, softcap: float | None = None) -> ModelOutput:
     """Hidden states and head; padded columns hold noise, which the head must hide."""
     kernel = np.concatenate([case.kernel, np.full((case.kernel.shape[0], padding), 3.0)], axis=1)
-    return ModelOutput(jnp.asarray(case.hidden, dtype), Head(jnp.asarray(kernel, dtype), case.kernel.shape[1]))
+    return ModelOutput(jnp.asarray(case.hidden, dtype), Head(jnp.asarray(kernel, dtype), case.kernel.shape[1], softcap))
 
 
 def batch_of(case: Case, task_ids=None) -> Batch:
@@ -94,6 +95,7 @@ def run(
     *,
     num_tasks: int = 1,
     uniform: jax.Array | None = None,
+    head: LossHead | None = None,
 ) -> tuple[LossOutput, tuple[jax.Array, jax.Array]]:
     """The LossOutput, and the gradients of its loss sum with respect to hidden states and kernel.
 
@@ -103,13 +105,13 @@ def run(
 
     def loss(hidden, kernel):
         output = ModelOutput(hidden, dataclasses.replace(student.head, kernel=kernel))
-        result = objective(output, batch, signal, num_tasks=num_tasks, uniform=uniform)
+        result = objective(output, batch, signal, num_tasks=num_tasks, uniform=uniform, head=head)
         return result.loss_sum, result
 
     gradients, output = jax.grad(loss, (0, 1), has_aux=True)(student.hidden, student.head.kernel)
     return output, gradients
 
 
-_STATIC = ("objective", "num_tasks")
+_STATIC = ("objective", "num_tasks", "head")
 run_jit = jax.jit(run, static_argnames=_STATIC)
 run_once = jax.jit(run, static_argnames=_STATIC, compiler_options={"xla_backend_optimization_level": 0})

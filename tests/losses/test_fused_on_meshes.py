@@ -1,0 +1,16 @@
+"""The fused head with tokens and vocabulary split over devices, in a process of its own that has 8 of them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+PROGRAM = pathlib.Path(__file__).parent / "fused_program.py"
+
+
+def test_every_mesh_has_the_gradients_of_whole_logits_on_one_device():
+    done = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout)
+    assert len(differences) == 30
+    assert {case: found for case, found in differences.items() if not found < 1e-12} == {}
