@@ -12,6 +12,7 @@ ASSUMPTIONS = (
     "bf16 peak or bytes at the full HBM bandwidth, whichever takes longer",
     "collectives: around one ring, over half of the chip's links",
     "a step takes between the longer of the two (all of it overlapped) and their sum (none of it)",
+    "teaching: on one host, as a slice of its own",
     "no step waits for its input; MFU counts the model's products once, without what is computed again",
 )
 _ATTAINED = 0.6

@@ -159,7 +159,7 @@ class _Job:
     def teach(self, suggest: bool) -> dict[str, Any]:
         teacher, lengths, memory = self.teacher_config, self.case.feature_lengths, self.where.chip.memory
         assert teacher is not None
-        devices = _host(self.mesh)
+        devices = self.where.host().devices()
 
         def compile_with(shape: tuple[int, int, int], rows: int) -> Compiled:
             return teach_step(teacher, self.layout, lengths, rows, MeshConfig(*shape).build(devices))
@@ -213,12 +213,6 @@ class _Job:
             "collectives": by_kind,
             "estimate": dataclasses.asdict(times),
         }
-
-
-def _host(mesh: Mesh) -> list[Any]:
-    """The devices of one host: teachers on several hosts work apart from one another."""
-    devices = list(mesh.devices.flat)
-    return [device for device in devices if device.process_index == devices[0].process_index]
 
 
 def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> ModelConfig | None:

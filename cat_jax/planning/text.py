@@ -25,9 +25,7 @@ def as_text(plan: Mapping[str, Any]) -> str:
             lines += [f"  It would fit with  {' '.join(proposal['flags'])}"]
             lines += _step(f"{name}, so changed", proposal, plan["chip_memory"])
         elif not step["fits"]:
-            lines += [
-                "  No change of rows at a time, rematerialisation or mesh was found to fit: take larger or more chips."
-            ]
+            lines += ["  No change of rows at a time, rematerialisation or mesh was found to fit: take other chips."]
     lines += ["", "Assumptions:", *(f"  - {each}" for each in plan["assumptions"])]
     return "\n".join(lines)
 

@@ -79,6 +79,17 @@ class Topology:
                 "name one that exists, as cloud.google.com/tpu lists them",
             ) from e
 
+    def host(self) -> Topology:
+        """One host's chips as a slice of their own, where teaching is planned: hosts teach apart from one another.
+
+        On chips whose links do not route through others (v5e, v6e) a program that spans some chips of a slice must span
+        all of them: a teacher that is split over a host's chips is taught on slices of one host.
+        """
+        if self.chip.platform == "gpu":
+            return Topology(f"{self.chip.name}:{min(self.count, 8)}", self.chip, min(self.count, 8))
+        shape = "2x2" if self.text.count("x") == 1 else "2x2x1"
+        return self if self.count <= 4 else Topology(f"{self.chip.name}:{shape}", self.chip, 4)
+
     def _cpu_devices(self) -> list[Any]:
         import jax
 
