@@ -184,7 +184,7 @@ class _Job:
     def _with(self, found: dict[str, Any], proposal: Proposal | None, flops: float) -> dict[str, Any]:
         if proposal is None:
             return found
-        changed = self._describe(proposal.compiled, flops, found["chips"])
+        changed = self._describe(proposal.compiled, flops * proposal.share, found["chips"])
         return {**found, "proposal": {"flags": list(proposal.flags), **changed}}
 
     def _describe(self, compiled: Compiled, model_flops: float, chips: int) -> dict[str, Any]:

@@ -21,10 +21,12 @@ class Proposal:
     Attributes:
       flags: the gin flags that make it.
       compiled: the step with it.
+      share: of the rows that the step has then.
     """
 
     flags: tuple[str, ...]
     compiled: Compiled
+    share: float = 1.0
 
 
 def propose_teach(
@@ -52,14 +54,14 @@ def propose_teach(
         for fewer in (rows >> halvings for halvings in range(rows.bit_length())):
             if parameters / split + per_row * fewer > memory or (split == 1 and fewer == rows):
                 continue
-            flags = (f"--gin.teach.batch_size={fewer}",) if fewer < rows else ()
+            flags = (f"--gin.TEACH_BATCH_SIZE={fewer}",) if fewer < rows else ()
             if split > 1:
                 flags = ("--gin.MeshConfig.data=1", f"--gin.MeshConfig.fsdp={split}", *flags)
             report(f"trying {' '.join(flags)}")
             found = compile_with((chips // split, split, 1), fewer)
             tried += 1
             if found.program is not None and found.total <= memory:
-                return Proposal(flags, found)
+                return Proposal(flags, found, fewer / rows)
             if tried == MOST_TRIES:
                 return None
     return None

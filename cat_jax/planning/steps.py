@@ -91,16 +91,16 @@ def train_step(case: TrainCase, mesh: Mesh) -> Compiled:
     Raises:
       UserError: rules, batch and mesh do not fit each other.
     """
-    step, arguments, parts = _train_arguments(case, mesh)
+    step, arguments, parts = train_arguments(case, mesh)
     return _compile(step, arguments, parts, mesh.size, activations=_activations(case, arguments[2], mesh))
 
 
 def state_bytes(case: TrainCase, mesh: Mesh) -> int:
     """Bytes of a chip that the train step's arguments take: nothing is compiled."""
-    return sum(_train_arguments(case, mesh)[2].values())
+    return sum(train_arguments(case, mesh)[2].values())
 
 
-def _train_arguments(case: TrainCase, mesh: Mesh) -> tuple[Any, tuple[Any, ...], dict[str, int]]:
+def train_arguments(case: TrainCase, mesh: Mesh) -> tuple[Any, tuple[Any, ...], dict[str, int]]:
     """(the jitted step, its abstract arguments, their bytes on a chip by part)."""
     program = build_program(
         case.model,
