@@ -69,6 +69,5 @@ def test_of_a_stack_only_the_layer_at_hand_is_read():
 
 @pytest.mark.parametrize("attributes", ["replica_groups={}", "use_global_device_ids=true"])
 def test_a_collective_of_one_is_none(attributes):
-    assert not HloProgram(
-        f"ENTRY %e (x: f32[2]) -> f32[2] {{\n  %y = f32[2] all-reduce(%x), {attributes}\n}}"
-    ).collectives()
+    text = f"ENTRY %e (x: f32[2]) -> f32[2] {{\n  %y = f32[2] all-reduce(%x), {attributes}\n}}"
+    assert not HloProgram(text).collectives()

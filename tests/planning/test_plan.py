@@ -106,15 +106,8 @@ def test_nothing_fits_a_chip_without_memory(monkeypatch):
 
 
 def test_a_stored_signal_takes_the_teachers_place(planned):
-    stored = plan(
-        **job(
-            teacher=StoredTeacher(""),
-            teacher_model=None,
-            layout=BitLayout(),
-            objective=Objective(w=1.0),
-            steps=["train"],
-        )
-    )
+    bit = {"teacher": StoredTeacher(""), "teacher_model": None, "layout": BitLayout()}
+    stored = plan(**job(**bit, objective=Objective(w=1.0), steps=["train"]))
     assert "teacher" not in stored["steps"]["train"]["bytes"]
     assert stored["steps"]["train"]["model_flops"] < planned["steps"]["train"]["model_flops"]
 
@@ -130,9 +123,9 @@ def test_microbatches_and_rematerialisation_save_activations(planned):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("v5e", "TOPOLOGY is"),
+        ("v5e", "is 'v5e'"),
         ("v9:4x4", "not known"),
-        ("h100:2x2", "no number of chips"),
+        ("h100:2x2", "no number"),
         ("v5e:0x4", "no number"),
         (8, "is 8"),
     ],
@@ -187,12 +180,12 @@ def test_the_command_plans_for_devices_that_are_not_here():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU's compiler")
 def test_the_tpus_compiler_says_what_does_not_fit():
-    fits = run("--gin.TOPOLOGY='v5e:2x2'", "--gin.PLAN_STEPS=['train', 'teach', 'decode']")
+    small = ["--gin.TOPOLOGY='v5e:2x2'", "--gin.PLAN_STEPS=['train']", "--gin.T5Config.num_decoder_layers=1"]
+    fits = run(*small)
     assert fits.returncode == 0, fits.stderr
     assert json.loads(fits.stdout)["compiler"] == "TPU"
     large = run(
-        "--gin.TOPOLOGY='v5e:2x2'",
-        "--gin.PLAN_STEPS=['train']",
+        *small,
         "--gin.BATCH_SIZE=8192",
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 128}",
     )
