@@ -112,7 +112,7 @@ class BeamSearch:
             return (state.position < max_decode_length) & ~jnp.all(state.done)
 
         # The prompt is read once a row: the first tokens all continue the same, empty sequence.
-        state = lax.while_loop(unfinished, step, search.write(state, head.logits(hidden)[None]))
+        state = lax.while_loop(unfinished, step, search.write(state, head.logits(hidden[:, None])))
         return _answers(state, live)
 
 
@@ -146,7 +146,7 @@ class _Search:
     eos_id: int
 
     def write(self, state: _State, logits: jax.Array) -> _State:
-        """The state with one more column, from logits [N, B, V] of the running sequences' next tokens."""
+        """The state with one more column, from logits [B, N, V] of the running sequences' next tokens."""
         o, beams = self.options, self.options.beams
         candidates, parents, tokens = _continue(state.running, logits, state.position, 2 * beams)
         ends = (tokens == self.eos_id) | (state.position + 1 == self.length)
@@ -192,18 +192,18 @@ def _continue(
     margins = best[..., 0] - best[..., min(1, each - 1)]
 
     def by_row(x: jax.Array, fill: float) -> jax.Array:
-        """[N, B, each] -> [B, N * each], filled up to `count`."""
-        x = jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1)
+        """[B, N, each] -> [B, N * each], filled up to `count`."""
+        x = x.reshape(len(x), -1)
         return jnp.pad(x, [(0, 0), (0, max(0, count - x.shape[1]))], constant_values=fill)
 
-    scores = running.scores.T[..., None] + logprobs
+    scores = running.scores[..., None] + logprobs
     # A NaN, of either sign, comes first: it is then in the answer, where it is seen.
     scores, chosen = top(by_row(jnp.where(jnp.isnan(scores), jnp.inf, scores), -jnp.inf), count)
     parents = jnp.minimum(chosen // each, running.scores.shape[1] - 1)
     tokens = jnp.take_along_axis(by_row(ids, 0), chosen, axis=1)
 
     def of_parent(x: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x.T, parents, axis=1)
+        return jnp.take_along_axis(x, parents, axis=1)
 
     statistics = TokenStatistics(
         logprobs=jnp.take_along_axis(by_row(logprobs, -jnp.inf), chosen, axis=1),

@@ -41,12 +41,12 @@ class Beams:
           cache: as `cache`.
 
         Returns:
-          The next cache, and hidden states [K, B, D].
+          The next cache, and hidden states [B, K, D].
         """
         if self._beams > 1:
             rows = jnp.arange(tokens.shape[0])
             cache = [x.at[parents.T, rows].get(mode="promise_in_bounds") for x in cache]
-        return jax.vmap(self._step_one)(tokens.T, cache)
+        return jax.vmap(self._step_one, out_axes=(0, 1))(tokens.T, cache)
 
     def _step_one(self, tokens: jax.Array, cache: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
         changing, constant = iter(cache), iter(self._constant)

@@ -18,13 +18,19 @@ def top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     >>> [found.tolist() for found in top(jnp.array([1.0, 3.0, 2.0, 3.0]), 2)]
     [[3.0, 3.0], [1, 3]]
     """
-    size = values.shape[-1]
+    rows = values.reshape(-1, values.shape[-1])  # a `lax.top_k` of more axes is a whole sort on XLA:CPU
+    found, ids = _top_of_rows(rows, count)
+    return found.reshape(*values.shape[:-1], count), ids.reshape(*values.shape[:-1], count)
+
+
+def _top_of_rows(rows: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    size = rows.shape[1]
     if size <= 2 * count * _BLOCK:
-        return lax.top_k(values, count)
-    padding = [(0, 0)] * (values.ndim - 1) + [(0, -size % _BLOCK)]
-    blocks = jnp.pad(values, padding, constant_values=-jnp.inf).reshape(*values.shape[:-1], -1, _BLOCK)
+        return lax.top_k(rows, count)
+    padded = jnp.pad(rows, [(0, 0), (0, -size % _BLOCK)], constant_values=-jnp.inf)
+    blocks = padded.reshape(len(rows), -1, _BLOCK)
     # In ascending order of blocks an element's place among the candidates grows with its id: ties go to the lowest.
-    chosen = jnp.sort(lax.top_k(jnp.max(blocks, axis=-1), count)[1], axis=-1)
-    candidates = jnp.take_along_axis(blocks, chosen[..., None], axis=-2).reshape(*values.shape[:-1], -1)
+    chosen = jnp.sort(lax.top_k(jnp.max(blocks, axis=2), count)[1], axis=1)
+    candidates = jnp.take_along_axis(blocks, chosen[..., None], axis=1).reshape(len(rows), -1)
     found, place = lax.top_k(candidates, count)
-    return found, jnp.take_along_axis(chosen, place // _BLOCK, axis=-1) * _BLOCK + place % _BLOCK
+    return found, jnp.take_along_axis(chosen, place // _BLOCK, axis=1) * _BLOCK + place % _BLOCK
