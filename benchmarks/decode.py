@@ -4,8 +4,8 @@
     python benchmarks/decode.py --beams 4        # beam search
     python benchmarks/decode.py --rounds 7 --input_length 128
 
-Both write all their tokens (no end of sequence), so that equal work is compared; the tokens are compared too. Tokens are
-those of the answers, whatever the number of beams.
+Both write all their tokens (no end of sequence), so that equal work is compared; the tokens are compared too. What is
+counted is the answers' tokens, whatever the number of beams.
 """
 
 from __future__ import annotations

@@ -62,9 +62,7 @@ class BeamSearch:
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not math.isfinite(self.alpha):
             raise UserError(f"BeamSearch.alpha is {self.alpha!r}", "give a number, 0 for no length penalty")
         if not any(self.early_stopping is known for known in (True, False)) and self.early_stopping != "never":
-            raise UserError(
-                f"BeamSearch.early_stopping is {self.early_stopping!r}", "use True, False or 'never'"
-            )
+            raise UserError(f"BeamSearch.early_stopping is {self.early_stopping!r}", "use True, False or 'never'")
 
     def to_dict(self) -> dict[str, Any]:
         """What decides the answers, JSON-able."""

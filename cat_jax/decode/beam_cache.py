@@ -57,7 +57,7 @@ class Beams:
 
 
 def _changes(model: Model, leaves: list[jax.Array], structure: Any) -> list[bool]:
-    """Which leaves of a cache a step changes, seen by tracing one: a leaf that comes back as the same object is kept."""
+    """Which leaves of a cache a step changes, seen by tracing one: what is handed on comes back as the same object."""
     found: list[bool] = []
 
     def trace(tokens: jax.Array, before: list[jax.Array]) -> None:

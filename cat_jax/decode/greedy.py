@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 
@@ -15,8 +15,6 @@ from cat_jax.types import Batch, Model
 @dataclasses.dataclass(frozen=True)
 class Greedy:
     """The most probable token at every position; of equal ones the lowest id."""
-
-    beams: ClassVar[int] = 1
 
     def to_dict(self) -> dict[str, Any]:
         """What decides the answers, JSON-able."""

@@ -31,13 +31,11 @@ class Decoded:
 class Decoding(Protocol):
     """A way to write answers: a frozen, hashable dataclass of its options, such as `decode.greedy.Greedy`."""
 
-    @property
-    def beams(self) -> int:
-        """How many sequences a row has at every step; their FLOPs count."""
-        ...
-
     def to_dict(self) -> dict[str, Any]:
-        """What decides the answers, JSON-able, `name` included: a table records it."""
+        """What decides the answers, JSON-able, for the table to record.
+
+        `name` says which way it is, and `beams`, where a row has more than one, how many sequences each step computes.
+        """
         ...
 
     def __call__(
