@@ -17,8 +17,10 @@ from cat_jax.data import seqio_task
 from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
+from cat_jax.decode.beam import BeamSearch
 from cat_jax.decode.greedy import Greedy
 from cat_jax.decode.loop import Decoding
+from cat_jax.decode.sample import Sampling
 from cat_jax.errors import UserError
 from cat_jax.evaluate import text
 from cat_jax.evaluate.devices import Devices
@@ -47,7 +49,7 @@ def evaluate(
     mode: str = "generate",
     batch_size: int = 32,
     max_decode_length: int | None = None,
-    decoding: Decoding = Greedy(),  # noqa: B008
+    decoding: Greedy | BeamSearch | Sampling = Greedy(),  # noqa: B008
     option_normalization: str = "sum",
     mesh: MeshConfig = MeshConfig(),  # noqa: B008
     axis_rules: AxisRules = DEFAULT_RULES,
@@ -73,7 +75,7 @@ def evaluate(
         examples have options.
       batch_size: examples that each device computes at a time (each data x fsdp part, unless `reproducible`).
       max_decode_length: tokens that an answer may have; None for the feature length of the targets.
-      decoding: how answers are written: `Greedy`, `Sampling` or `BeamSearch`, or something like them.
+      decoding: how answers are written; anything that keeps the protocol `decode.loop.Decoding` will do.
       option_normalization: "sum" chooses the likeliest option, "mean" the one with the likeliest tokens on average.
       mesh: the devices.
       axis_rules: how parameters are split.
@@ -207,7 +209,7 @@ def _check(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", "give a number above 0")
     if isinstance(decoding, type) or not callable(getattr(decoding, "to_dict", None)):
-        raise UserError(f"decoding cannot be {decoding!r}", "use @Greedy(), @Sampling() or @BeamSearch()")
+        raise UserError(f"decoding cannot be {decoding!r}", "use @Greedy(), @BeamSearch() or @Sampling()")
 
 
 def _check_writable(jobs: Sequence[Job]) -> None:

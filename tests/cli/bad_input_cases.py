@@ -298,7 +298,11 @@ CASES = [
         ["evaluate", *EVALUATE, "--gin.evaluate.decoding=@BeamSearch()", "--gin.BeamSearch.beams=0"],
         ["BeamSearch.beams is 0", "above 0"],
     ),
-    Case("unknown_decoding", ["evaluate", *EVALUATE, "--gin.evaluate.decoding='beam'"], ["evaluate.decoding cannot be 'beam'"]),
+    Case(
+        "unknown_decoding",
+        ["evaluate", *EVALUATE, "--gin.evaluate.decoding='beam'"],
+        ["evaluate.decoding cannot be 'beam'", "@Greedy() or @BeamSearch() or @Sampling()"],
+    ),
     Case("tables_that_are_not", ["cascade", *CASCADE, "--gin.LARGE='nobody'"], ["'nobody'", "evaluate", "student"]),
     Case(
         "tables_of_a_student_that_are_not",

@@ -88,7 +88,7 @@ def test_a_table_is_made_again_for_another_decoding_only(world, tmp_path):
 
 @pytest.mark.parametrize("decoding", ["beam", BeamSearch, None])
 def test_what_is_no_decoding_is_refused(world, tmp_path, decoding):
-    with pytest.raises(UserError, match=r"decoding cannot be .*: use @Greedy\(\), @Sampling\(\) or @BeamSearch\(\)"):
+    with pytest.raises(UserError, match=r"decoding cannot be .*: use @Greedy\(\), @BeamSearch\(\) or @Sampling\(\)"):
         run(world, tmp_path / "out", decoding)
     assert not (tmp_path / "out").exists()
 
