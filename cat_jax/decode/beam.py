@@ -195,7 +195,7 @@ def _continue(
         return jnp.pad(x, [(0, 0), (0, max(0, count - x.shape[1]))], constant_values=fill)
 
     scores = running.scores[..., None] + logprobs
-    # A NaN, of either sign, comes first: it is then in the answer, where it is seen.
+    # `top` passes NaN over: as the largest score it gets into the answer, where it is seen.
     scores, chosen = top(by_row(jnp.where(jnp.isnan(scores), jnp.inf, scores), -jnp.inf), count)
     parents = jnp.minimum(chosen // each, running.scores.shape[1] - 1)
     tokens = jnp.take_along_axis(by_row(ids, 0), chosen, axis=1)

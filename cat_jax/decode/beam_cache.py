@@ -44,8 +44,9 @@ class Beams:
           The next cache, and hidden states [B, K, D].
         """
         if self._beams > 1:
-            rows = jnp.arange(tokens.shape[0])
-            cache = [x.at[parents.T, rows].get(mode="promise_in_bounds") for x in cache]
+            # Row by row: the compiler sees that no beam comes from another row, which may lie on another device.
+            follow = jax.vmap(lambda x, parents: x.at[parents].get(mode="promise_in_bounds"), (1, 0), 1)
+            cache = [follow(x, parents) for x in cache]
         return jax.vmap(self._step_one, out_axes=(0, 1))(tokens.T, cache)
 
     def _step_one(self, tokens: jax.Array, cache: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:

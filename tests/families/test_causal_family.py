@@ -154,7 +154,7 @@ def test_beams_carry_their_prefixes_along(model):
     prompts = prompt_batch(jnp.array([i + [0] * (4 - len(i)) for i in inputs]), "prefix")
     found = jax.jit(lambda batch: BeamSearch(3)(model, batch, max_decode_length=5, eos_id=1))(prompts)
     written = [row[:n].tolist() for row, n in zip(np.array(found.tokens), np.array(found.lengths), strict=True)]
-    forced = score_targets(model, teacher_forced(inputs, written))
+    forced = jax.jit(score_targets)(model, teacher_forced(inputs, written))
     for r, (i, tokens) in enumerate(zip(inputs, written, strict=True)):
         here = forced.logprobs[r, len(i) : len(i) + len(tokens)]
         np.testing.assert_allclose(found.statistics.logprobs[r, : len(tokens)], here, rtol=1e-4, atol=1e-5)
