@@ -1,9 +1,11 @@
-"""Greedy decoding: tokens/s of cat-jax beside `transformers` on torch, the same weights, one interleaved run on CPU.
+"""Decoding: tokens/s of cat-jax beside `transformers` on torch, the same weights, one interleaved run on CPU.
 
-    python benchmarks/decode.py                  # T5 1.1 style, 25.9M parameters, batch 32, 64 tokens
+    python benchmarks/decode.py                  # greedy; T5 1.1 style, 25.9M parameters, batch 32, 64 tokens
+    python benchmarks/decode.py --beams 4        # beam search
     python benchmarks/decode.py --rounds 7 --input_length 128
 
-Both write all their tokens (no end of sequence), so that equal work is compared; the tokens are compared too.
+Both write all their tokens (no end of sequence), so that equal work is compared; the tokens are compared too. What is
+counted is the answers' tokens, whatever the number of beams.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cat_jax.decode.greedy import greedy
+from cat_jax.decode.beam import BeamSearch
+from cat_jax.decode.greedy import Greedy
 from cat_jax.evaluate.prompts import prompt_batch
 from cat_jax.models.flops import parameter_count
 from cat_jax.models.t5_config import T5Config
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--input_length", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--beams", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     args = parser.parse_args()
@@ -56,14 +60,16 @@ def main() -> None:
     params = params_from_theirs(theirs, params)
     inputs = np.random.default_rng(0).integers(2, CONFIG.vocab_size, (args.batch, args.input_length)).astype(np.int32)
 
+    decoding = BeamSearch(args.beams) if args.beams > 1 else Greedy()
+
     @jax.jit
     def decode(params, inputs):
         # No token has id -1: every row runs to the last token.
         model = nnx.merge(graphdef, params)
-        return greedy(model, prompt_batch(inputs), max_decode_length=args.tokens, eos_id=-1)
+        return decoding(model, prompt_batch(inputs), max_decode_length=args.tokens, eos_id=-1)
 
     tensor = torch.tensor(inputs, dtype=torch.long)
-    settings = {"max_new_tokens": args.tokens, "do_sample": False, "num_beams": 1}
+    settings = {"max_new_tokens": args.tokens, "do_sample": False, "num_beams": args.beams}
     theirs.generation_config.eos_token_id = None
 
     def run_ours() -> np.ndarray:
@@ -85,7 +91,7 @@ def main() -> None:
     rates = {name: args.batch * args.tokens / statistics.median(times) for name, times in seconds.items()}
     report = {
         "parameters": parameter_count(CONFIG),
-        "shape": {"batch": args.batch, "input_length": args.input_length, "tokens": args.tokens},
+        "shape": {"batch": args.batch, "input_length": args.input_length, "tokens": args.tokens, "beams": args.beams},
         "equal_tokens": equal,
         "tokens_per_second": {name: round(rate, 1) for name, rate in rates.items()},
         "seconds": {name: [round(t, 4) for t in times] for name, times in seconds.items()},

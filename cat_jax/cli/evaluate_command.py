@@ -23,6 +23,7 @@ MANUAL = Manual(
         "TABLES_DIR": "where the tables go",
         "EVAL_SPLITS": "list of splits (default: ['validation'])",
         "EVAL_MODE": "'generate' (default), 'score' the options of each example, or 'auto'",
+        "DECODING": "how answers are generated: @Greedy() (default), @BeamSearch() or @Sampling()",
         "MIXTURE_OR_TASK_NAME": "what to answer",
         "MIXTURE_OR_TASK_MODULE": "the module that registers it",
         "STORE_DIR": "where its stores are; missing ones are prepared",

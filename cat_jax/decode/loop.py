@@ -1,10 +1,10 @@
-"""The decoding loop: choose a token, write it down with its statistics, step on."""
+"""What decoding is, and the loop of its plain forms: choose a token, write it down with its statistics, step on."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,40 @@ class Decoded:
     tokens: jax.Array  # i32[B, L], the end-of-sequence token included
     lengths: jax.Array  # i32[B]: tokens written, the end-of-sequence token included
     statistics: TokenStatistics  # f32[B, L] each, of the model's own distribution
+    steps: jax.Array  # i32[B]: columns that were computed for the row; `lengths`, unless a search went on
+
+
+class Decoding(Protocol):
+    """A way to write answers: a frozen, hashable dataclass of its options, such as `decode.greedy.Greedy`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What decides the answers, JSON-able, for the table to record.
+
+        `name` says which way it is, and `beams`, where a row has more than one, how many sequences each step computes.
+        """
+        ...
+
+    def __call__(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        max_decode_length: int,
+        eos_id: int,
+        rows: jax.Array,
+        live: jax.Array | None = None,
+    ) -> Decoded:
+        """Answers prompts. Called inside `jax.jit`; a row's result does not depend on the other rows.
+
+        Args:
+          model: what predicts.
+          batch: the prompts, as `Model.prefill` takes them.
+          max_decode_length: L, the columns of the result.
+          eos_id: the token that ends a row.
+          rows: i32[B]: what names each row, for what is drawn; the same name and prompt, the same answer.
+          live: bool[B], False for rows that only fill the batch up: they come back empty and hold up nobody.
+        """
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +99,8 @@ def decode(
         writes = ~state.finished
         tokens = jnp.where(writes, choose(logits, state.position), 0)
         statistics = token_statistics(logits, tokens)
-        column = Decoded(tokens=tokens, lengths=state.decoded.lengths + writes, statistics=statistics)
+        lengths = state.decoded.lengths + writes
+        column = Decoded(tokens=tokens, lengths=lengths, statistics=statistics, steps=lengths)
         return _State(
             position=state.position + 1,
             finished=state.finished | (tokens == eos_id),
@@ -98,6 +133,7 @@ def _empty(rows: int, length: int) -> Decoded:
         tokens=jnp.zeros((rows, length), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
         statistics=TokenStatistics(logprobs=numbers, entropies=numbers, margins=numbers),
+        steps=jnp.zeros(rows, jnp.int32),
     )
 
 
@@ -111,4 +147,5 @@ def _put(decoded: Decoded, column: Decoded, position: jax.Array, writes: jax.Arr
         tokens=put(decoded.tokens, column.tokens),
         lengths=column.lengths,
         statistics=jax.tree.map(put, decoded.statistics, column.statistics),
+        steps=column.steps,
     )

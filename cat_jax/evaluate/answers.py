@@ -28,6 +28,7 @@ ANSWERS = pa.schema(
         pa.field("token_logprobs", pa.list_(pa.float32())),
         pa.field("token_entropies", pa.list_(pa.float32())),
         pa.field("token_margins", pa.list_(pa.float32())),
+        pa.field("steps", pa.int32()),  # in generate mode only: how many tokens each of its beams was given
         pa.field("best_option", pa.int32()),  # the last three in score mode only
         pa.field("option_scores", pa.list_(pa.float32())),
         pa.field("option_lengths", pa.list_(pa.int32())),

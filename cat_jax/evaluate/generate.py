@@ -1,4 +1,4 @@
-"""Mode "generate": the model writes an answer, greedily."""
+"""Mode "generate": the model writes an answer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow as pa
 from flax import nnx
 
 from cat_jax.data.store import ExampleStore
-from cat_jax.decode.greedy import greedy
-from cat_jax.decode.loop import Decoded
+from cat_jax.decode.greedy import Greedy
+from cat_jax.decode.loop import Decoded, Decoding
 from cat_jax.evaluate.answers import answer_rows, ragged
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.plan import Chunk, plan_chunks
@@ -28,8 +28,15 @@ NO_EOS = -1
 class Generation:
     """How the examples of one store are answered in this mode."""
 
-    def __init__(self, store: ExampleStore, devices: Devices, rows: int, max_decode_length: int):
-        self._store, self._devices, self._length = store, devices, max_decode_length
+    def __init__(
+        self,
+        store: ExampleStore,
+        devices: Devices,
+        rows: int,
+        max_decode_length: int,
+        decoding: Decoding = Greedy(),  # noqa: B008
+    ):
+        self._store, self._devices, self._length, self._decoding = store, devices, max_decode_length, decoding
         eos_id = store.manifest.features["targets"].eos_id
         self._eos_id = NO_EOS if eos_id is None else eos_id
         self.chunks: list[Chunk] = plan_chunks(
@@ -38,7 +45,7 @@ class Generation:
 
     def program(self, graphdef: Any) -> Callable[..., Any]:
         """A jitted function (params, arrays) -> results on every host; equal models share it."""
-        return _program(graphdef, self._devices, self._length, self._eos_id)
+        return generation_program(graphdef, self._devices, self._length, self._eos_id, self._decoding)
 
     def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]:
         """What the program is fed for these examples, -1 for rows that only fill up."""
@@ -56,18 +63,29 @@ class Generation:
                 "token_logprobs": ragged(decoded.statistics.logprobs[real], lengths),
                 "token_entropies": ragged(decoded.statistics.entropies[real], lengths),
                 "token_margins": ragged(decoded.statistics.margins[real], lengths),
+                "steps": pa.array(decoded.steps[real]),
             }
         )
 
 
 @functools.cache
-def _program(graphdef: Any, devices: Devices, max_decode_length: int, eos_id: int) -> Callable[..., Any]:
+def generation_program(
+    graphdef: Any, devices: Devices, max_decode_length: int, eos_id: int, decoding: Decoding
+) -> Callable[..., Any]:
+    """A jitted function (params, {"examples": i32[R], "inputs": i32[R, S]}) -> (examples, `Decoded`), on every host.
+
+    An example of -1 fills the batch up.
+    """
+
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, Decoded]:
         model = nnx.merge(graphdef, params)
         batch = prompt_batch(arrays["inputs"], model.config.prompt)
-        live = arrays["examples"] >= 0
+        examples = arrays["examples"]
         with rows_over(devices.mesh, devices.axes):
-            decoded = greedy(model, batch, max_decode_length=max_decode_length, eos_id=eos_id, live=live)
-        return arrays["examples"], decoded
+            # A row is named by its example's place in the store: what is drawn does not depend on how rows are batched.
+            decoded = decoding(
+                model, batch, max_decode_length=max_decode_length, eos_id=eos_id, rows=examples, live=examples >= 0
+            )
+        return examples, decoded
 
     return jax.jit(run, out_shardings=replicated(devices.mesh))

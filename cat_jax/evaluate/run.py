@@ -17,6 +17,10 @@ from cat_jax.data import seqio_task
 from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
+from cat_jax.decode.beam import BeamSearch
+from cat_jax.decode.greedy import Greedy
+from cat_jax.decode.loop import Decoding
+from cat_jax.decode.sample import Sampling
 from cat_jax.errors import UserError
 from cat_jax.evaluate import text
 from cat_jax.evaluate.devices import Devices
@@ -45,6 +49,7 @@ def evaluate(
     mode: str = "generate",
     batch_size: int = 32,
     max_decode_length: int | None = None,
+    decoding: Greedy | BeamSearch | Sampling = Greedy(),  # noqa: B008
     option_normalization: str = "sum",
     mesh: MeshConfig = MeshConfig(),  # noqa: B008
     axis_rules: AxisRules = DEFAULT_RULES,
@@ -66,10 +71,11 @@ def evaluate(
       output_dir: where the tables go.
       module: modules that register the SeqIO tasks, for texts and metrics.
       splits: of each task; tasks that lack one are left out of it.
-      mode: "generate" (greedily), "score" (choose among the listed options), or "auto": "score" where the examples
-        have options.
+      mode: "generate" (as `decoding` says), "score" (choose among the listed options), or "auto": "score" where the
+        examples have options.
       batch_size: examples that each device computes at a time (each data x fsdp part, unless `reproducible`).
       max_decode_length: tokens that an answer may have; None for the feature length of the targets.
+      decoding: how answers are written; anything that keeps the protocol `decode.loop.Decoding` will do.
       option_normalization: "sum" chooses the likeliest option, "mean" the one with the likeliest tokens on average.
       mesh: the devices.
       axis_rules: how parameters are split.
@@ -86,9 +92,14 @@ def evaluate(
       UserError: no such model, store or task; a model of another vocabulary; examples without options; a full disk.
     """
     entries = _entries(models)
-    _check(mode, option_normalization, batch_size, max_decode_length)
+    _check(mode, option_normalization, batch_size, max_decode_length, decoding)
     devices = Devices.of(mesh.build(), reproducible)
-    settings = {"max_decode_length": max_decode_length, "option_normalization": option_normalization, "dtype": dtype}
+    settings = {
+        "max_decode_length": max_decode_length,
+        "decoding": decoding.to_dict(),
+        "option_normalization": option_normalization,
+        "dtype": dtype,
+    }
     stores = [store for split in split_names(splits) for store in _stores(store_dir, mixture_or_task, split)]
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
@@ -97,20 +108,21 @@ def evaluate(
         seqio_task.load_modules(module)
         for job in itertools.compress(jobs, ~pending):
             text.rescore(job)
-    _make_tables(list(itertools.compress(jobs, pending)), devices, axis_rules, batch_size, module, save_seconds)
+    unfinished = list(itertools.compress(jobs, pending))
+    modes = _Modes(unfinished, devices, batch_size, decoding, module)
+    _make_tables(unfinished, modes, devices, axis_rules, batch_size, save_seconds)
     return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
 
 
 def _make_tables(
     jobs: Sequence[Job],
+    modes: _Modes,
     devices: Devices,
     rules: AxisRules,
     batch_size: int,
-    module: str | Sequence[str] | None,
     save_seconds: float,
 ) -> None:
     """Makes the tables of `jobs`, those of one model after the other."""
-    modes = _Modes(jobs, devices, batch_size, module)
     _check_writable(jobs)
     if jobs and devices.reproducible and devices.mesh.shape["tensor"] > 1:
         logger.info(
@@ -138,8 +150,15 @@ class _Modes:
     Making it looks at all jobs, so that what can be refused is refused before the first model is loaded.
     """
 
-    def __init__(self, jobs: Sequence[Job], devices: Devices, rows: int, module: str | Sequence[str] | None):
-        self._devices, self._rows, self._made = devices, rows, {}
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        devices: Devices,
+        rows: int,
+        decoding: Decoding,
+        module: str | Sequence[str] | None,
+    ):
+        self._devices, self._rows, self._decoding, self._made = devices, rows, decoding, {}
         if jobs and (jax.process_index() == 0 or any(job.mode == "score" for job in jobs)):
             seqio_task.load_modules(module)
             for job in jobs:
@@ -156,7 +175,7 @@ class _Modes:
                 self._made[key] = Scoring(job.store, options, self._devices, self._rows, how)
             else:
                 length = job.settings["max_decode_length"]
-                self._made[key] = Generation(job.store, self._devices, self._rows, length)
+                self._made[key] = Generation(job.store, self._devices, self._rows, length, self._decoding)
         return self._made[key]
 
 
@@ -177,7 +196,9 @@ def _entries(models: Mapping[str, str] | Sequence[EvaluatedModel]) -> list[Evalu
     return entries
 
 
-def _check(mode: str, option_normalization: str, batch_size: int, max_decode_length: int | None) -> None:
+def _check(
+    mode: str, option_normalization: str, batch_size: int, max_decode_length: int | None, decoding: Decoding
+) -> None:
     if mode not in MODES:
         raise UserError(f"evaluation has no mode {mode!r}", f"use one of {', '.join(MODES)}")
     if option_normalization not in NORMALIZATIONS:
@@ -187,6 +208,8 @@ def _check(mode: str, option_normalization: str, batch_size: int, max_decode_len
     for name, value in (("batch_size", batch_size), ("max_decode_length", max_decode_length)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", "give a number above 0")
+    if isinstance(decoding, type) or not callable(getattr(decoding, "to_dict", None)):
+        raise UserError(f"decoding cannot be {decoding!r}", "use @Greedy(), @BeamSearch() or @Sampling()")
 
 
 def _check_writable(jobs: Sequence[Job]) -> None:
@@ -240,6 +263,7 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
     if mode == "score":
         used["option_normalization"] = settings["option_normalization"]
     else:
+        used["decoding"] = settings["decoding"]
         used["max_decode_length"] = settings["max_decode_length"] or store.manifest.feature_lengths["targets"]
     path = table_path(output_dir, model.name, store.task, store.split)
     return Job(model, store, path, mode, step, checkpoint_fingerprint(model_dir, step), used)

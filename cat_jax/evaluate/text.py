@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
         "target_length": lengths["target"],
         "prediction_length": written,
         "options": [raw[FIELD] for raw in raws] if job.mode == "score" else [None] * len(examples),
-        "flops": _flops(config, lengths["input"], written, answers),
+        "flops": _flops(config, lengths["input"], answers, job.settings),
         **_columns(scored, len(examples)),
         **{name: answers[name].combine_chunks() for name in _COPIED},
     }
@@ -114,12 +114,13 @@ def _texts(job: Job, answers: pa.Table, raws: Sequence[dict[str, Any]]) -> list[
     return [seqio_task.decode(vocabulary, tokens) for tokens in answers["prediction_tokens"].to_pylist()]
 
 
-def _flops(config: Any, input_lengths: np.ndarray, written: np.ndarray, answers: pa.Table) -> np.ndarray:
-    """f64[N]: reading the input once, then writing the answer, or feeding each option as `decode.score` does."""
-    if answers["option_lengths"].null_count:
-        return config.answer_flops(input_lengths, written)
-    # The state after the input predicts the first token of every option: each is fed from its second token on.
+def _flops(config: Any, input_lengths: np.ndarray, answers: pa.Table, settings: Mapping[str, Any]) -> np.ndarray:
+    """f64[N]: reading the input once, then writing all beams, or feeding each option as `decode.score` does."""
+    # The state after the input predicts the first token of every beam or option: each is fed from its second token on.
     first = config.answer_flops(input_lengths, 1)
+    if answers["option_lengths"].null_count:
+        steps = answers["steps"].to_numpy()
+        return first + settings["decoding"].get("beams", 1) * (config.answer_flops(input_lengths, steps) - first)
     of_example = np.repeat(np.arange(len(first)), _list_lengths(answers, "option_lengths"))
     lengths = np.maximum(answers["option_lengths"].combine_chunks().flatten().to_numpy(), 1)
     rest = config.answer_flops(input_lengths[of_example], lengths) - first[of_example]

@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 
 from cat_jax.checkpoint.params import read_model_file, split_step_dir
 from cat_jax.data.loader import DatasetConfig
+from cat_jax.decode.greedy import Greedy
+from cat_jax.decode.loop import Decoding
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import parameter_count, train_flops
@@ -31,7 +33,7 @@ from cat_jax.types import ModelConfig
 logger = logging.getLogger(__name__)
 
 STEPS = ("train", "teach", "decode")
-_OPTIMIZER, _MESH, _LAYOUT = AdamW(), MeshConfig(), SparseLayout()
+_OPTIMIZER, _MESH, _LAYOUT, _GREEDY = AdamW(), MeshConfig(), SparseLayout(), Greedy()
 
 
 def plan(
@@ -49,6 +51,7 @@ def plan(
     steps: Sequence[str] = STEPS,
     teach_batch_size: int = 64,
     evaluate_batch_size: int = 32,
+    decoding: Decoding = _GREEDY,
     num_tasks: int = 1,
     suggest: bool = True,
 ) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def plan(
       steps: which of `STEPS` to compile; "teach" needs a teacher's configuration.
       teach_batch_size: rows of a chip while teaching.
       evaluate_batch_size: rows of a chip while decoding.
+      decoding: how answers are written.
       num_tasks: of the mixture.
       suggest: whether to look for a change that fits where the train step does not.
 
@@ -119,7 +123,7 @@ def plan(
     }
     if teacher_config is not None:
         result["parameters"]["teacher"] = parameter_count(teacher_config)
-    job = _Job(case, teacher_config, layout, where, on, build, teach_batch_size, evaluate_batch_size)
+    job = _Job(case, teacher_config, layout, where, on, build, teach_batch_size, evaluate_batch_size, decoding)
     for name in steps:
         if name == "teach" and teacher_config is None:
             continue
@@ -143,6 +147,7 @@ class _Job:
     build: Callable[[tuple[int, int, int]], Mesh]
     teach_rows: int
     decode_rows: int
+    decoding: Decoding
 
     def train(self, suggest: bool) -> dict[str, Any]:
         case, memory = self.case, self.where.chip.memory
@@ -175,7 +180,7 @@ class _Job:
     def decode(self, suggest: bool) -> dict[str, Any]:
         del suggest
         flops = self.decode_rows * self.mesh.size * float(self.case.model.answer_flops(*self._lengths()))
-        compiled = decode_step(self.case.model, self.case.feature_lengths, self.decode_rows, self.mesh)
+        compiled = decode_step(self.case.model, self.case.feature_lengths, self.decode_rows, self.mesh, self.decoding)
         return self._describe(compiled, flops, self.mesh.size)
 
     def _lengths(self) -> tuple[int, int]:

@@ -15,12 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cat_jax.checkpoint.params import abstract_model
 from cat_jax.data.columns import row_columns
-from cat_jax.decode.greedy import greedy
+from cat_jax.decode.loop import Decoding
 from cat_jax.evaluate.devices import Devices
-from cat_jax.evaluate.prompts import prompt_batch
+from cat_jax.evaluate.generate import generation_program
 from cat_jax.losses.objective import Objective
-from cat_jax.parallel.activations import rows_over
-from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, num_row_shards, replicated
+from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, num_row_shards
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.planning.flops import traced_flops
 from cat_jax.planning.hlo import HloProgram
@@ -30,6 +29,7 @@ from cat_jax.train.optimizer import OptimizerConfig
 from cat_jax.train.program import TeacherProgram, build_program
 from cat_jax.types import Batch, ModelConfig, TeacherSignal
 
+_EOS = 1  # any id will do
 _BEYOND = re.compile(r"HLO temporaries \((\d+(?:\.\d+)?)([KMGT])\) exceeds|[Uu]sed (\d+(?:\.\d+)?)([KMGT]) of")
 """How XLA:TPU says that memory is short: what the temporaries need, or all together."""
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -141,23 +141,25 @@ def teach_step(
 
 
 def decode_step(
-    model: ModelConfig, lengths: Mapping[str, int], rows: int, mesh: Mesh, *, reproducible: bool = True
+    model: ModelConfig,
+    lengths: Mapping[str, int],
+    rows: int,
+    mesh: Mesh,
+    decoding: Decoding,
+    *,
+    reproducible: bool = True,
 ) -> Compiled:
     """The program of `cat-jax evaluate` that writes one batch of answers, `rows` on each chip, at their full length."""
     devices = Devices.of(mesh, reproducible)
     graphdef, params = abstract_model(model, mesh)
     count, by_row = rows * devices.chunks, NamedSharding(mesh, PartitionSpec(devices.axes))
-    inputs = jax.ShapeDtypeStruct((count, lengths.get("inputs", 1)), jnp.int32, sharding=by_row)
-
-    def answer(params: Any, inputs: jax.Array) -> Any:
-        model = nnx.merge(graphdef, params)
-        with rows_over(mesh, devices.axes):
-            batch = prompt_batch(inputs, model.config.prompt)
-            return greedy(model, batch, max_decode_length=lengths["targets"], eos_id=1)
-
-    step = jax.jit(answer, out_shardings=replicated(mesh))
-    parts = {"model": chip_bytes(params), "batch": chip_bytes(inputs)}
-    return _compile(step, (params, inputs), parts, mesh.size, trips=lengths["targets"] - 1)
+    arrays = {
+        "examples": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=by_row),
+        "inputs": jax.ShapeDtypeStruct((count, lengths.get("inputs", 1)), jnp.int32, sharding=by_row),
+    }
+    step = generation_program(graphdef, devices, lengths["targets"], _EOS, decoding)
+    parts = {"model": chip_bytes(params), "batch": chip_bytes(arrays)}
+    return _compile(step, (params, arrays), parts, mesh.size, trips=lengths["targets"] - 1)
 
 
 def _compile(

@@ -293,6 +293,16 @@ CASES = [
     Case("model_that_is_not", ["evaluate", *EVALUATE, "--gin.EVAL_MODELS={'m': 'nobody'}"], ["nobody"]),
     Case("no_options_to_score", ["evaluate", *EVALUATE, "--gin.EVAL_MODE='score'"], ["option"]),
     Case("unknown_mode", ["evaluate", *EVALUATE, "--gin.EVAL_MODE='beam'"], ["'beam'", "generate"]),
+    Case(
+        "beams_that_are_none",
+        ["evaluate", *EVALUATE, "--gin.evaluate.decoding=@BeamSearch()", "--gin.BeamSearch.beams=0"],
+        ["BeamSearch.beams is 0", "above 0"],
+    ),
+    Case(
+        "unknown_decoding",
+        ["evaluate", *EVALUATE, "--gin.evaluate.decoding='beam'"],
+        ["evaluate.decoding cannot be 'beam'", "@Greedy() or @BeamSearch() or @Sampling()"],
+    ),
     Case("tables_that_are_not", ["cascade", *CASCADE, "--gin.LARGE='nobody'"], ["'nobody'", "evaluate", "student"]),
     Case(
         "tables_of_a_student_that_are_not",

@@ -89,7 +89,7 @@ def test_generated_rows(world, tables):
     assert (info.mode, info.metric, info.metric_kind, info.step) == ("generate", "accuracy", "mean", 3)
     assert info.metrics == {"accuracy": np.mean(table["score"].to_numpy())}
     assert info.parameters == parameter_count(small_world.CONFIG)
-    assert info.settings == {"max_decode_length": 6, "dtype": None}
+    assert info.settings == {"decoding": {"name": "greedy"}, "max_decode_length": 6, "dtype": None}
 
 
 def test_scored_rows(tables):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from small_world import LENGTHS, VOCABULARY, model, write_examples
 
-from cat_jax.decode.greedy import greedy
+from cat_jax.decode.greedy import Greedy, greedy
 from cat_jax.decode.score import score_targets
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import Generation
@@ -77,7 +77,7 @@ def test_the_batch_size_changes_nothing(store, devices, generated, tmp_path, row
 
 def test_equal_models_share_the_program(store, devices, tmp_path):
     generate(store, devices, tmp_path, 4)
-    program = generation_program(model(seed=5)[0], devices, 6, 1)
+    program = generation_program(model(seed=5)[0], devices, 6, 1, Greedy())
     compiled = program._cache_size()
     assert compiled > 0
     answers = [generate(store, devices, tmp_path / str(seed), 4, seed=seed) for seed in (0, 5)]

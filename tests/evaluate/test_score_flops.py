@@ -71,5 +71,5 @@ def test_flops_of_scoring_are_those_of_its_calls(options, length):
     with jax.disable_jit():  # loops run in Python, so that every call is seen
         score_options(model, prompt(jnp.full((1, INPUTS), 7, jnp.int32)), tokens, jnp.full((1, options), length))
     answers = pa.table({"option_lengths": pa.array([[length] * options], pa.list_(pa.int32()))})
-    stated = _flops(CONFIG, np.array([INPUTS]), np.array([length]), answers)
+    stated = _flops(CONFIG, np.array([INPUTS]), answers, {})
     assert stated[0] == pytest.approx(model.total, rel=0.05)

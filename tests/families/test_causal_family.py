@@ -14,6 +14,7 @@ from cat_jax.cascade.experiment import cascade
 from cat_jax.checkpoint.params import load_model, read_model_file
 from cat_jax.data.loader import DatasetConfig, make_train_iterator
 from cat_jax.data.store import ExampleStore
+from cat_jax.decode.beam import BeamSearch
 from cat_jax.decode.score import score_targets
 from cat_jax.errors import UserError
 from cat_jax.evaluate.prompts import prompt_batch
@@ -146,6 +147,17 @@ def test_decoding_from_prompts_of_unequal_length_equals_the_teacher_forced_pass(
         here = np.array([len(i) + t for i in inputs])
         np.testing.assert_allclose(hidden, expected[np.arange(3), here], atol=3e-6)
         cache, hidden = step(jnp.array([target[t] for target in targets]), cache) if t < 2 else (cache, hidden)
+
+
+def test_beams_carry_their_prefixes_along(model):
+    inputs = [[2, 3, 4, 5], [], [6, 7]]
+    prompts = prompt_batch(jnp.array([i + [0] * (4 - len(i)) for i in inputs]), "prefix")
+    found = jax.jit(lambda batch: BeamSearch(3)(model, batch, max_decode_length=5, eos_id=1))(prompts)
+    written = [row[:n].tolist() for row, n in zip(np.array(found.tokens), np.array(found.lengths), strict=True)]
+    forced = jax.jit(score_targets)(model, teacher_forced(inputs, written))
+    for r, (i, tokens) in enumerate(zip(inputs, written, strict=True)):
+        here = forced.logprobs[r, len(i) : len(i) + len(tokens)]
+        np.testing.assert_allclose(found.statistics.logprobs[r, : len(tokens)], here, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_trains_and_says_what_it_is(root, large):
