@@ -1,12 +1,12 @@
 """How true stored teacher signals are: the gradient that they give the student's head, beside the whole distribution's.
 
     python benchmarks/signal_quality.py --checkpoint stories15M.bin                 # CPU, minutes
-    python benchmarks/signal_quality.py --checkpoint stories15M.bin --noise 0.2     # a weaker student
+    python benchmarks/signal_quality.py --checkpoint stories15M.bin --noise 0.1     # a better student
 
-Teacher: stories15M. Text: stories that it writes itself at temperature 1. Student: the teacher with Gaussian noise in every
-matrix, its output head included, so that it is right less often. Each layout goes its whole way: `encode`, a shard on
-disk written by `SignalWriter`, `ShardReader`, `assemble`, `Objective`. Compared is the gradient of the head's kernel
-[D, V], summed over all target tokens:
+Teacher: stories15M. Text: stories that it writes itself at temperature 1. Student: the teacher with Gaussian noise in
+every matrix, its output head included, so that it is right less often. Each layout goes its whole way: `encode`, a
+shard on disk written by `SignalWriter`, `ShardReader`, `assemble`, `Objective`. Compared is the gradient of the head's
+kernel [D, V], summed over all target tokens:
 
   angle   degrees between it and the gradient that the teacher's logits give
   length  its length over that one's
@@ -14,15 +14,16 @@ disk written by `SignalWriter`, `ShardReader`, `assemble`, `Objective`. Compared
           number in brackets is what noise alone would leave, angle / sqrt(seeds)
   alpha   tokens of which alpha is not the exact one
 
-CAT is `Objective()`, w = 0.5 on the tokens that student or teacher gets right; KD is w = 0 on all tokens. Beside our layouts
-stand the top 128 raw logits of MaxText (with the student's softmax whole, and renormalised over the same 128 ids), and 50
-independent draws with their counts (arXiv 2503.16870), of which alpha is the most frequent id's.
+CAT is `Objective()`, w = 0.5 on the tokens that student or teacher gets right; KD is w = 0 on all tokens. Beside our
+layouts stand the top 128 raw logits of MaxText (with the student's softmax whole, and renormalised over the same 128
+ids), and 50 independent draws with their counts (arXiv 2503.16870), of which alpha is the most frequent id's.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import pickle
@@ -49,8 +50,8 @@ from cat_jax.types import Batch, Head, ModelOutput, SparseDistribution, TeacherS
 OBJECTIVES = {"CAT": Objective(), "KD": Objective(w=0.0, keep="all")}
 LAYOUTS: dict[str, SignalLayout] = {
     "SparseLayout()": SparseLayout(),
-    "top_k=4, tail_draws=8": SparseLayout(top_k=4, tail_draws=8),
-    "top_k=16, tail_draws=0": SparseLayout(top_k=16, tail_draws=0),
+    "top_k=3, tail_draws=12": SparseLayout(top_k=3, tail_draws=12),
+    "top_k=19, tail_draws=0": SparseLayout(top_k=19, tail_draws=0),
     "BitLayout()": BitLayout(),
     "FullLayout()": FullLayout(),
 }
@@ -199,7 +200,10 @@ def independent_draws(world: World, count: int) -> tuple[Signals, Callable[[], f
     @jax.jit
     def draw(hidden: jax.Array, targets: jax.Array, key: jax.Array):
         logits = world.teacher.logits(hidden)
-        ids = jnp.moveaxis(jax.random.categorical(key, logits, shape=(count, *targets.shape)), 0, -1)
+        cumulated = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
+        points = jax.random.uniform(key, (*targets.shape, count)) * cumulated[..., -1:]
+        ids = jax.vmap(jax.vmap(functools.partial(jnp.searchsorted, side="right")))(cumulated, points)
+        ids = jnp.minimum(ids, logits.shape[-1] - 1)
         same = ids[..., :, None] == ids[..., None, :]
         often = same.sum(-1)
         first = jnp.min(jnp.where(often == often.max(-1, keepdims=True), ids, logits.shape[-1]), axis=-1)
@@ -233,7 +237,7 @@ def raw_top(world: World, k: int) -> Signals:
 
 
 def raw_bytes(world: World, k: int, directory: pathlib.Path) -> float:
-    """Bytes a token of MaxText's file: top k values f32 and ids i32 of a batch, pickled into a compressed ArrayRecord."""
+    """Bytes a token of MaxText's file: the top k's logits f32 and ids i32, pickled into a compressed ArrayRecord."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path = directory / "top.array_record"
@@ -321,12 +325,14 @@ def _degrees(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.degrees(2 * np.arcsin(np.linalg.norm(one - other) / 2)))
 
 
-def measure(world: World, seeds: int, root: pathlib.Path, only: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(
+    world: World, seeds: int, root: pathlib.Path, only: list[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and numbers of every signal."""
     steps = {loss: make_step(loss) for loss in (ours, both_renormalised)}
     truth = gradients(world, exact(world)(0), steps[ours])
     for name, layout in LAYOUTS.items():
-        if only is not None and name != only:
+        if only is not None and name not in only:
             continue
         stored = Stored(world, layout, root / layout.kind / name)
         drawn = isinstance(layout, SparseLayout) and layout.tail_draws > 0
@@ -363,7 +369,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.15, help="of the student, in standard deviations of a matrix")
     parser.add_argument("--seeds", type=int, default=4, help="of the draws")
     parser.add_argument("--seed", type=int, default=0, help="of the stories and of the student's noise")
-    parser.add_argument("--only", help="one layout, by its name in the table")
+    parser.add_argument("--only", nargs="*", help="layouts, by their names in the table")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     try:

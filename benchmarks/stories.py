@@ -59,7 +59,7 @@ def read_checkpoint(path: pathlib.Path) -> tuple[Sizes, dict[str, np.ndarray]]:
     shapes = {
         "embedding": (sizes.vocab, width),
         "attention_norm": (layers, width),
-        **{name: (layers, width, width) for name in ("query", "key", "value", "out")},
+        **dict.fromkeys(("query", "key", "value", "out"), (layers, width, width)),
         "mlp_norm": (layers, width),
         "gate": (layers, mlp, width),
         "down": (layers, width, mlp),

@@ -7,6 +7,8 @@ precision below 6e-5. That matters for a confident teacher, whose interesting pr
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +33,13 @@ def encode_log_probability(log_probabilities: jax.Array) -> jax.Array:
     return jnp.clip(_ONE + steps, 0, _ONE).astype(jnp.uint16)
 
 
-def decode_probability(codes: np.ndarray) -> np.ndarray:
-    """f32 probabilities of uint16 codes.
+def decode_probability(codes: Any) -> Any:
+    """f32 probabilities of uint16 codes, of NumPy or of JAX.
 
     >>> decode_probability(np.array([65535, 63487, 0], np.uint16)).tolist()
     [1.0, 0.3678794503211975, 0.0]
     """
-    return _TABLE[codes]
+    return jnp.asarray(_TABLE)[codes] if isinstance(codes, jax.Array) else _TABLE[codes]
 
 
 def decode_log_probability(codes: np.ndarray) -> np.ndarray:

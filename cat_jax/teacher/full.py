@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cat_jax.losses.formulas import top1_correct
@@ -26,7 +27,8 @@ class FullLayout:
 
     def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:
         """The record's fields of f32 logits [N, V] and targets i32[N], inside jit."""
-        return {"top1_correct": top1_correct(logits, targets), "logits": logits}
+        error = jnp.zeros(len(logits), jnp.float32)
+        return {"top1_correct": top1_correct(logits, targets), "logits": logits, "squared_error": error}
 
     def assemble(self, padded: Mapping[str, np.ndarray], vocab_size: int) -> TeacherSignal:
         """The signal of padded arrays: 'top1_correct' bool[B, T] and 'records' u8[B, T, 4 * vocab_size]."""

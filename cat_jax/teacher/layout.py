@@ -48,6 +48,10 @@ class SignalLayout(Protocol):
     def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:
         """What is kept of N positions, inside jit: 'top1_correct' bool[N], and an array [N, ...] for each field.
 
+        A layout that has a distribution also gives 'squared_error' f32[N], for the manifest: the squared Euclidean
+        distance of the distribution that `assemble` will make from the teacher's, at the layout's temperature. The ids
+        of a ghost bucket count as 0 there.
+
         Args:
           logits: f32[N, V] of the teacher, columns of padding at -inf.
           targets: i32[N].

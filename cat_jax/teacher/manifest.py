@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -132,7 +133,9 @@ def bits_bytes(target_tokens: int) -> int:
 class ShardEntry:
     """A finished shard. `blocks` are the CRC-32s of the file's blocks, so that reading finds damage without a scan.
 
-    They are one hexadecimal string, 8 digits a block, least byte first.
+    They are one hexadecimal string, 8 digits a block, least byte first. `squared_error` is the sum over the target
+    tokens of the squared distance between stored and taught distribution; None, and then not written, where the layout
+    has no distribution, and in signals of before there was the figure.
     """
 
     file: str
@@ -142,6 +145,11 @@ class ShardEntry:
     bytes: int
     sha256: str
     blocks: str
+    squared_error: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self)
+        return fields if self.squared_error is not None else {k: v for k, v in fields.items() if k != "squared_error"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +178,18 @@ class Manifest:
         return sum(shard.bytes for shard in self.shards) / max(self.target_tokens, 1)
 
     @property
+    def error_per_token(self) -> float | None:
+        """Root mean square over the target tokens of |stored - taught distribution|, Euclidean; None if not known.
+
+        It is the length of what a token's gradient by the student's logits is off by, at w = 0 and temperature 1,
+        where the tail is drawn.
+        """
+        errors = [shard.squared_error for shard in self.shards if shard.squared_error is not None]
+        if len(errors) < len(self.shards):
+            return None
+        return math.sqrt(math.fsum(errors) / max(self.target_tokens, 1))
+
+    @property
     def fingerprint(self) -> str:
         """Content hash: of the recipe, less the teacher's name and step, and of every shard's checksum."""
         teacher = {"fingerprint": self.recipe.teacher.fingerprint, "dtype": self.recipe.teacher.dtype}
@@ -183,14 +203,23 @@ class Manifest:
             "target_tokens": self.target_tokens,
             "teacher_accuracy": self.teacher_accuracy,
             "bytes_per_token": self.bytes_per_token,
+            **({} if self.error_per_token is None else {"error_per_token": self.error_per_token}),
             "fingerprint": self.fingerprint,
         }
 
     def _content(self) -> dict[str, Any]:
-        return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
+        return {**self.recipe.to_dict(), "shards": [shard.to_dict() for shard in self.shards]}
 
 
-_DERIVED = ("kind", "num_examples", "target_tokens", "teacher_accuracy", "bytes_per_token", "fingerprint")
+_DERIVED = (
+    "kind",
+    "num_examples",
+    "target_tokens",
+    "teacher_accuracy",
+    "bytes_per_token",
+    "error_per_token",
+    "fingerprint",
+)
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest:

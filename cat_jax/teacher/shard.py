@@ -8,6 +8,7 @@ counts, so nothing but the signal itself is in the file.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pathlib
 import zlib
@@ -32,6 +33,7 @@ class ShardBuffer:
         self._bits = np.zeros(target_tokens, bool)
         self._filled = np.zeros(target_tokens, bool)
         self._records = None if self._dtype is None else np.zeros(target_tokens, self._dtype)
+        self._squared_errors = np.zeros(target_tokens, np.float32) if recipe.layout.has_distribution else None
 
     def put(self, positions: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
         """Sets the target positions i64[N] to what the layout's `encode` gave for them, arrays [N, ...]."""
@@ -40,10 +42,17 @@ class ShardBuffer:
         self._bits[positions] = fields["top1_correct"]
         if self._records is not None and self._dtype is not None:
             self._records[positions] = pack_records(self._dtype, fields)
+        if self._squared_errors is not None:
+            self._squared_errors[positions] = fields["squared_error"]
 
     @property
     def teacher_right(self) -> int:
         return int(self._bits.sum())
+
+    @property
+    def squared_error(self) -> float | None:
+        """The sum over the target positions, exactly rounded whatever their order; None without a distribution."""
+        return None if self._squared_errors is None else math.fsum(self._squared_errors.tolist())
 
     def content(self) -> bytes:
         """The file's bytes."""
@@ -63,6 +72,7 @@ def make_shard(file: str, num_examples: int, buffer: ShardBuffer) -> tuple[Shard
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         blocks=_block_sums(content),
+        squared_error=buffer.squared_error,
     )
     return entry, content
 

@@ -32,8 +32,8 @@ class SparseLayout:
         `target_log_probabilities` does, for a look at the data.
     """
 
-    top_k: int = 8
-    tail_draws: int = 16
+    top_k: int = 7
+    tail_draws: int = 24
     temperature: float = 1.0
     target_log_probability: bool = False
 
@@ -82,12 +82,14 @@ class SparseLayout:
         tail = jnp.where(_below_top(logits, values, top), jnp.exp(scaled - log_z), 0.0)
         tail = jax.lax.optimization_barrier(tail)
         draws = tail_draws(tail, uniforms, self.tail_draws) if self.tail_draws else top[:, :0]
+        log_top = values / self.temperature - log_z
         fields = {
             "top1_correct": top1_correct(logits, targets),
             "ids": jnp.concatenate([top, draws], axis=-1),
-            "top": encode_log_probability(values / self.temperature - log_z),
+            "top": encode_log_probability(log_top),
             "tail": encode_log_probability(jnp.log(tail.sum(-1))),
         }
+        fields["squared_error"] = self._squared_error(fields, jnp.exp(log_top), tail, draws)
         if self.target_log_probability:
             own = target_logit(logits, targets) - log_normalizer(logits)
             fields["target"] = encode_log_probability(own)
@@ -99,7 +101,7 @@ class SparseLayout:
         A padded position (all bytes 0) becomes all mass on id 0: finite, and without weight in the loss.
         """
         records = self._records(padded["records"], vocab_size)
-        top, tail = self._masses(records)
+        top, tail = self._masses(records["top"], records["tail"])
         if n := self.tail_draws:
             draws = np.broadcast_to((tail / n)[..., None], (*tail.shape, n))
             top, tail = np.concatenate([top, draws], axis=-1), None
@@ -137,19 +139,40 @@ class SparseLayout:
         assert dtype is not None
         return np.ascontiguousarray(raw).view(dtype)[..., 0]
 
+    def _squared_error(
+        self, fields: Mapping[str, jax.Array], top: jax.Array, tail: jax.Array, draws: jax.Array
+    ) -> jax.Array:
+        """f32[N]: the squared distance of what `assemble` will make of the fields from the teacher's distribution.
+
+        Args:
+          fields: 'top' and 'tail', as stored.
+          top: f32[N, top_k]: the probabilities of the top ids.
+          tail: f32[N, V]: those of all others, 0 at the top ids.
+          draws: i32[N, tail_draws].
+        """
+        stored_top, mass = self._masses(fields["top"], fields["tail"])
+        error = jnp.sum(jnp.square(stored_top - top), axis=-1) + jnp.sum(jnp.square(tail), axis=-1)
+        if n := self.tail_draws:  # the weights of equal ids add
+            weight = mass / n
+            drawn = jnp.take_along_axis(tail, draws, axis=-1).sum(-1)
+            pairs = jnp.sum(draws[:, :, None] == draws[:, None, :], axis=(1, 2))
+            error += weight * (weight * pairs - 2 * drawn)
+        return jnp.maximum(error, 0)  # it may lie below by rounding
+
     @staticmethod
-    def _masses(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(top f32[..., top_k], tail f32[...]), decoded so that together they sum to 1.
+    def _masses(top_codes: Any, tail_codes: Any) -> tuple[Any, Any]:
+        """(top f32[..., top_k], tail f32[...]), decoded so that together they sum to 1; of NumPy, or of JAX in jit.
 
         Rounding leaves the codes' sum off by up to 2.5e-4. Where the first entry has more than half of the mass it is
         one less the others, which keeps the digits of a probability near 1; elsewhere all are scaled.
         """
-        top, tail = decode_probability(records["top"]), decode_probability(records["tail"])
+        xp = top_codes.__array_namespace__()
+        top, tail = decode_probability(top_codes), decode_probability(tail_codes)
         others = top[..., 1:].sum(-1) + tail
         peaked = others < 0.5
-        scale = np.where(peaked, np.float32(1), 1 / np.maximum(others + top[..., 0], np.float32(1e-30)))
-        first = np.where(peaked, 1 - others, top[..., 0] * scale)
-        top = np.concatenate([first[..., None], top[..., 1:] * scale[..., None]], axis=-1)
+        scale = xp.where(peaked, np.float32(1), 1 / xp.maximum(others + top[..., 0], np.float32(1e-30)))
+        first = xp.where(peaked, 1 - others, top[..., 0] * scale)
+        top = xp.concatenate([first[..., None], top[..., 1:] * scale[..., None]], axis=-1)
         return top, tail * scale
 
 

@@ -160,6 +160,7 @@ def _write(store: ExampleStore, teacher: ShardTeacher, writer: SignalWriter, sha
         writer.write(shard, store.shards[shard].num_examples, teacher.run(shard, report))
     manifest = writer.finish()
     if manifest is not None:
-        progress.close(f"right on {manifest.teacher_accuracy:.1%}, {manifest.bytes_per_token:.3g} bytes a token")
+        error = "" if manifest.error_per_token is None else f", error {manifest.error_per_token:.3g}"
+        progress.close(f"right on {manifest.teacher_accuracy:.1%}, {manifest.bytes_per_token:.3g} bytes a token{error}")
     elif pending:
         progress.close("other processes still at work")

@@ -102,6 +102,34 @@ def test_sparse_against_float64(vocab, scale):
         assert (signal.top1_correct[0, :6] == (order[:, 0] == targets)).all()
 
 
+@pytest.mark.parametrize(("vocab", "scale", "temperature"), [(300, 1.0, 1.0), (300, 4.0, 2.0), (70_000, 4.0, 1.0)])
+@pytest.mark.parametrize("draws", [0, 16])
+def test_the_squared_error_is_that_of_what_is_assembled(vocab, scale, temperature, draws):
+    rng = np.random.default_rng(int(scale))
+    logits = (scale * rng.normal(size=(6, vocab))).astype(np.float32)
+    uniforms = jnp.asarray(rng.random(6), jnp.float32)
+    layout = SparseLayout(top_k=8, tail_draws=draws, temperature=temperature)
+    sparse = through(layout, logits, np.zeros(6, int), uniforms).sparse
+    stored = np.zeros((6, vocab))
+    for k in range(8 + draws):
+        np.add.at(stored, (np.arange(6), sparse.token_ids[0, :6, k]), sparse.probabilities[0, :6, k])
+    p = np.exp((logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature)
+    expected = np.square(stored - p / p.sum(-1, keepdims=True)).sum(-1)
+    found = jax.jit(layout.encode)(jnp.asarray(logits), jnp.zeros(6, int), uniforms)["squared_error"]
+    assert expected.min() > 1e-6
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_the_squared_error_by_hand():
+    # Of the tail 1/4, 1/8 one draw has all: off by 1/8 and 1/8, or by 1/4 and 1/4. The ghost is off by both.
+    logits = jnp.asarray(log([[0.625, 0.25, 0.125]] * 2))
+    drawn = SparseLayout(top_k=1, tail_draws=1).encode(logits, jnp.zeros(2, int), jnp.array([0.1, 0.9]))
+    np.testing.assert_allclose(drawn["squared_error"], [2 / 64, 2 / 16], rtol=2e-3)
+    ghost = SparseLayout(top_k=1, tail_draws=0).encode(logits, jnp.zeros(2, int), jnp.zeros(2))
+    np.testing.assert_allclose(ghost["squared_error"], [5 / 64] * 2, rtol=2e-3)
+    assert FullLayout().encode(logits, jnp.zeros(2, int), jnp.zeros(2))["squared_error"].tolist() == [0, 0]
+
+
 def test_confident_teachers_keep_their_digits():
     """1 - p(top-1) = 2e-4: in float16 the top-1 would be 1 and the entries would sum to more."""
     p = np.array([[1 - 2e-4, 1e-4, 0.6e-4, 0.4e-4]])
@@ -149,10 +177,10 @@ def test_full_is_exact_and_drops_padded_columns():
 @pytest.mark.parametrize(
     ("layout", "vocab", "bytes_per_record"),
     [
-        (SparseLayout(), 32128, 66),
-        (SparseLayout(), 151_936, 90),
-        (SparseLayout(top_k=4, tail_draws=8), 65536, 34),
-        (SparseLayout(top_k=4, tail_draws=8, target_log_probability=True), 32128, 36),
+        (SparseLayout(), 32128, 78),
+        (SparseLayout(), 151_936, 109),
+        (SparseLayout(top_k=3, tail_draws=12), 65536, 38),
+        (SparseLayout(top_k=3, tail_draws=12, target_log_probability=True), 32128, 40),
         (SparseLayout(top_k=16, tail_draws=0), 32128, 66),
         (FullLayout(), 136, 544),
     ],
@@ -172,7 +200,7 @@ def test_bytes_of_a_record(layout, vocab, bytes_per_record):
         (lambda: layout_from_dict({"kind": "wavelet"}), "unknown signal layout"),
         (lambda: layout_from_dict({"kind": "bit", "top_k": 3}), "unknown signal layout"),
         (
-            lambda: SparseLayout().target_log_probabilities(np.zeros((1, 66), "u1"), 99),
+            lambda: SparseLayout().target_log_probabilities(np.zeros((1, 78), "u1"), 99),
             "no target log-probabilities",
         ),
     ],

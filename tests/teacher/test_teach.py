@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,6 +90,35 @@ def test_bytes_on_disk(world):
     assert tokens / 8 <= sizes["bit"] <= 1.02 * tokens / 8
     assert sizes["sparse"] - sizes["bit"] == tokens * 2 * (4 + 6 + 4 + 1)
     assert sizes["full"] - sizes["bit"] == tokens * 4 * 40
+
+
+def test_the_manifest_states_layout_bytes_and_error(world):
+    fields = {name: json.loads((path / TASK_DIR / "manifest.json").read_text()) for name, path in world.signals.items()}
+    assert fields["sparse"]["layout"] == SparseLayout(top_k=4, tail_draws=6).to_dict()
+    assert fields["bit"]["bytes_per_token"] < 0.13
+    assert "error_per_token" not in fields["bit"]
+    assert "squared_error" not in fields["bit"]["shards"][0]
+    assert fields["full"]["error_per_token"] == 0
+    args = (*world.store.locate(np.arange(60)), world.store.lengths[:, 1])
+    full, sparse = (SignalStore.open(world.signals[name], world.store) for name in ("full", "sparse"))
+    p = np.asarray(jax.nn.softmax(full.read_batch(*args)["records"].view("<f4"), axis=-1), np.float64)
+    stored, signal = np.zeros_like(p), sparse.read_batch(*args)
+    signal = sparse.assemble({name: values[None] for name, values in signal.items()}).sparse
+    for k in range(10):
+        np.add.at(stored, (np.arange(len(p)), signal.token_ids[0, :, k]), signal.probabilities[0, :, k])
+    expected = np.sqrt(np.square(stored - p).sum(-1).mean())
+    np.testing.assert_allclose(fields["sparse"]["error_per_token"], expected, rtol=1e-3)
+    assert 0.01 < expected < 0.5
+
+
+def test_a_signal_without_the_figure_is_still_read(world, tmp_path):
+    shutil.copytree(world.signals["sparse"], tmp_path / "signal")
+    path = tmp_path / "signal" / TASK_DIR / "manifest.json"
+    manifest = read_manifest(path.parent)
+    shards = tuple(dataclasses.replace(shard, squared_error=None) for shard in manifest.shards)
+    path.write_text(json.dumps(dataclasses.replace(manifest, shards=shards).to_dict()))
+    assert "error" not in path.read_text()
+    assert SignalStore.open(tmp_path / "signal", world.store).manifest.error_per_token is None
 
 
 def test_the_manifest_names_store_and_teacher(world):
