@@ -50,8 +50,8 @@ from cat_jax.types import Batch, Head, ModelOutput, SparseDistribution, TeacherS
 OBJECTIVES = {"CAT": Objective(), "KD": Objective(w=0.0, keep="all")}
 LAYOUTS: dict[str, SignalLayout] = {
     "SparseLayout()": SparseLayout(),
-    "top_k=3, tail_draws=12": SparseLayout(top_k=3, tail_draws=12),
-    "top_k=19, tail_draws=0": SparseLayout(top_k=19, tail_draws=0),
+    "small": SparseLayout(top_k=4, tail_draws=40, draw_mass=1 / 80),
+    "top_k=16, tail_draws=0": SparseLayout(top_k=16, tail_draws=0),
     "BitLayout()": BitLayout(),
     "FullLayout()": FullLayout(),
 }
@@ -158,7 +158,7 @@ class Stored:
         assert manifest is not None
         self.bytes_per_token = manifest.bytes_per_token
         for part, entry in zip(self._world.parts, manifest.shards, strict=True):
-            found = ShardReader(directory / entry.file, entry, recipe.record_bytes).gather(np.arange(len(part.places)))
+            found = ShardReader(directory / entry.file, entry, recipe).gather(np.arange(len(part.places)))
             names = ("top1_correct", "records")
             padded = {name: _spread(x, part) for name, x in zip(names, found, strict=True) if x is not None}
             yield self._layout.assemble(padded, head.vocab_size)

@@ -24,6 +24,9 @@ class BitLayout:
         """None: nothing beyond the bit that every layout keeps."""
         return None
 
+    def ragged(self, vocab_size: int) -> None:
+        """None: all records have the same size."""
+
     def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:
         """The bit of f32 logits [N, V] and targets i32[N], inside jit."""
         return {"top1_correct": top1_correct(logits, targets)}

@@ -30,27 +30,29 @@ def position_uniforms(
     return (jax.random.key_data(cells)[..., 0] >> 8) * jnp.float32(2**-24)
 
 
-def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int) -> jax.Array:
-    """Ids drawn in proportion to `tail`: the expected count of id v is num_draws * tail[v] / sum(tail).
+def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int, counts: jax.Array | None = None) -> jax.Array:
+    """Ids drawn in proportion to `tail`: the expected count of id v is count * tail[v] / sum(tail).
 
-    The draws of a position are systematic: one uniform number sets a comb of `num_draws` equally spaced points in the
+    The draws of a position are systematic: one uniform number sets a comb of `count` equally spaced points in the
     cumulated tail. Each point alone is a draw with replacement, so any weighted sum over draws is unbiased; together
     they cover the tail evenly, so that the sum varies less than with independent draws.
 
     Args:
       tail: f32[N, V] weights >= 0, not necessarily normalised; ids with weight 0 are never drawn.
       uniforms: f32[N] in [0, 1).
-      num_draws: draws per position.
+      num_draws: places for draws.
+      counts: i32[N]: draws of each position, from 0 to `num_draws`; None for `num_draws`.
 
     Returns:
-      i32[N, num_draws], ascending; all 0 where the tail has no mass.
+      i32[N, num_draws], ascending; 0 beyond the position's draws, and where the tail has no mass.
     """
     n, vocab = tail.shape
     blocks = jnp.pad(tail, ((0, 0), (0, -vocab % _BLOCK))).reshape(n, -1, _BLOCK)
     # Two levels instead of one cumulative sum over the vocabulary: cheaper, and the rounding errors stay small.
     ends = jnp.cumsum(blocks.sum(-1), axis=-1)
     total = ends[:, -1:]
-    points = (jnp.arange(num_draws) + uniforms[:, None]) / num_draws * total
+    places = jnp.arange(num_draws)
+    points = (places + uniforms[:, None]) / (num_draws if counts is None else jnp.maximum(counts, 1)[:, None]) * total
     points = jnp.minimum(points, total * _BELOW_ONE)
     block = jnp.minimum((ends[:, None, :] <= points[:, :, None]).sum(-1), ends.shape[-1] - 1)
     begins = jnp.concatenate([jnp.zeros_like(total), ends[:, :-1]], axis=-1)
@@ -58,4 +60,5 @@ def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int) -> jax.Arra
     inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, :, None], axis=1), axis=-1)
     rest = jnp.clip(rest, 0.0, inside[:, :, -1] * _BELOW_ONE)
     column = (inside <= rest[:, :, None]).sum(-1)
-    return jnp.where(total > 0, jnp.minimum(block * _BLOCK + column, vocab - 1), 0).astype(jnp.int32)
+    drawn = total > 0 if counts is None else (total > 0) & (places < counts[:, None])
+    return jnp.where(drawn, jnp.minimum(block * _BLOCK + column, vocab - 1), 0).astype(jnp.int32)

@@ -25,6 +25,9 @@ class FullLayout:
         """One position's bytes: the logits without the vocabulary's padding."""
         return np.dtype([("logits", "<f4", (vocab_size,))])
 
+    def ragged(self, vocab_size: int) -> None:
+        """None: all records have the same size."""
+
     def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:
         """The record's fields of f32 logits [N, V] and targets i32[N], inside jit."""
         error = jnp.zeros(len(logits), jnp.float32)

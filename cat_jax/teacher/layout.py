@@ -12,6 +12,7 @@ import numpy as np
 from cat_jax.errors import UserError
 from cat_jax.teacher.bit import BitLayout
 from cat_jax.teacher.full import FullLayout
+from cat_jax.teacher.ragged import Ragged
 from cat_jax.teacher.sparse import SparseLayout
 from cat_jax.types import TeacherSignal
 
@@ -36,13 +37,17 @@ class SignalLayout(Protocol):
         ...
 
     def record_dtype(self, vocab_size: int) -> np.dtype | None:
-        """The structured dtype of what is kept of one target position beside the bit; None for nothing.
+        """The structured dtype of what is kept of one target position beside the bit, at most; None for nothing.
 
         Its fields are those of `encode` but the bit, little-endian; ids may be three bytes, least first.
 
         Raises:
           UserError: the layout does not fit a vocabulary of this size.
         """
+        ...
+
+    def ragged(self, vocab_size: int) -> Ragged | None:
+        """How records are shorter on disk than `record_dtype`; None if they are not."""
         ...
 
     def encode(self, logits: jax.Array, targets: jax.Array, uniforms: jax.Array) -> dict[str, jax.Array]:

@@ -15,8 +15,9 @@ from cat_jax.data.kind import RecordKind
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json
 from cat_jax.teacher.layout import SignalLayout, layout_from_dict
+from cat_jax.teacher.ragged import Ragged
 
-VERSION = 2
+VERSION = 3
 SIGNAL = RecordKind("teacher signal", (".signal", ".json"), "SIGNAL_DIR")
 MEND = "run `cat-jax teach --overwrite` for this task and split"
 
@@ -98,17 +99,14 @@ class Recipe:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of a target position beyond its bit."""
+        """Bytes of a target position beyond its bit, in memory; on disk they may be fewer, see `ragged`."""
         dtype = self.layout.record_dtype(self.vocab_size)
         return 0 if dtype is None else dtype.itemsize
 
     @property
-    def bytes_per_token(self) -> float:
-        return self.record_bytes + 1 / 8
-
-    def file_bytes(self, target_tokens: int) -> int:
-        """Size of a shard's file: the bits, then the records."""
-        return bits_bytes(target_tokens) + target_tokens * self.record_bytes
+    def ragged(self) -> Ragged | None:
+        """How records are shorter on disk; None if they are not."""
+        return self.layout.ragged(self.vocab_size)
 
     @property
     def draw_key(self) -> int:
@@ -134,8 +132,7 @@ class ShardEntry:
     """A finished shard. `blocks` are the CRC-32s of the file's blocks, so that reading finds damage without a scan.
 
     They are one hexadecimal string, 8 digits a block, least byte first. `squared_error` is the sum over the target
-    tokens of the squared distance between stored and taught distribution; None, and then not written, where the layout
-    has no distribution, and in signals of before there was the figure.
+    tokens of the squared distance between stored and taught distribution; None where the layout has no distribution.
     """
 
     file: str
@@ -145,11 +142,7 @@ class ShardEntry:
     bytes: int
     sha256: str
     blocks: str
-    squared_error: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self)
-        return fields if self.squared_error is not None else {k: v for k, v in fields.items() if k != "squared_error"}
+    squared_error: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +172,13 @@ class Manifest:
 
     @property
     def error_per_token(self) -> float | None:
-        """Root mean square over the target tokens of |stored - taught distribution|, Euclidean; None if not known.
+        """Root mean square over the target tokens of |stored - taught distribution|, Euclidean; None without one.
 
         It is the length of what a token's gradient by the student's logits is off by, at w = 0 and temperature 1,
         where the tail is drawn.
         """
         errors = [shard.squared_error for shard in self.shards if shard.squared_error is not None]
-        if len(errors) < len(self.shards):
+        if not self.recipe.layout.has_distribution:
             return None
         return math.sqrt(math.fsum(errors) / max(self.target_tokens, 1))
 
@@ -203,12 +196,12 @@ class Manifest:
             "target_tokens": self.target_tokens,
             "teacher_accuracy": self.teacher_accuracy,
             "bytes_per_token": self.bytes_per_token,
-            **({} if self.error_per_token is None else {"error_per_token": self.error_per_token}),
+            "error_per_token": self.error_per_token,
             "fingerprint": self.fingerprint,
         }
 
     def _content(self) -> dict[str, Any]:
-        return {**self.recipe.to_dict(), "shards": [shard.to_dict() for shard in self.shards]}
+        return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
 
 
 _DERIVED = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ class SignalWriter:
         (self.directory / sidecar).unlink(missing_ok=True)
         entry, content = make_shard(name, num_examples, buffer)
         atomic_write(self.directory / name, content)
-        write_json(self.directory / sidecar, {"recipe": self.recipe.to_dict(), "shard": entry.to_dict()})
+        write_json(self.directory / sidecar, {"recipe": self.recipe.to_dict(), "shard": dataclasses.asdict(entry)})
         self._verified.add(shard)
 
     def finish(self) -> Manifest | None:

@@ -1,8 +1,9 @@
 """One shard of a stored signal as a file: the bits of all its target tokens, then their records.
 
 Position p of the shard (targets count through its examples in order) has bit p % 8, least first, of byte p // 8, and
-the record at (bytes of all bits) + p * (bytes of a record). Where an example begins is known from the store's token
-counts, so nothing but the signal itself is in the file.
+the record at (bytes of all bits) + p * (bytes of a record). Ragged records have their heads there, and what else counts
+of them follows all heads, in the same order. Where an example begins is known from the store's token counts, so nothing
+but the signal itself is in the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from cat_jax.errors import UserError
 from cat_jax.teacher.layout import pack_records
 from cat_jax.teacher.manifest import MEND, Recipe, ShardEntry, bits_bytes
+from cat_jax.teacher.ragged import RestIndex
 
 BLOCK_BYTES = 1 << 18
 """Bytes that one CRC-32 of the manifest covers."""
@@ -28,7 +30,7 @@ class ShardBuffer:
     """A shard's signal in memory, filled in any order of its target positions, each exactly once."""
 
     def __init__(self, recipe: Recipe, target_tokens: int):
-        self._dtype = recipe.layout.record_dtype(recipe.vocab_size)
+        self._dtype, self._ragged = recipe.layout.record_dtype(recipe.vocab_size), recipe.ragged
         self.target_tokens = target_tokens
         self._bits = np.zeros(target_tokens, bool)
         self._filled = np.zeros(target_tokens, bool)
@@ -58,7 +60,11 @@ class ShardBuffer:
         """The file's bytes."""
         assert self._filled.all()
         bits = np.packbits(self._bits, bitorder="little").tobytes()
-        return bits if self._records is None else bits + self._records.tobytes()
+        if self._records is None or self._dtype is None:
+            return bits
+        if self._ragged is None:
+            return bits + self._records.tobytes()
+        return bits + self._ragged.pack(self._records.view(np.uint8).reshape(-1, self._dtype.itemsize))
 
 
 def make_shard(file: str, num_examples: int, buffer: ShardBuffer) -> tuple[ShardEntry, bytes]:
@@ -88,12 +94,16 @@ class ShardReader:
     A block of the file is checked against its CRC-32 when it is first touched.
     """
 
-    def __init__(self, path: pathlib.Path, entry: ShardEntry, record_bytes: int):
-        self._path = path
-        self._record_bytes, self._begin = record_bytes, bits_bytes(entry.target_tokens)
+    def __init__(self, path: pathlib.Path, entry: ShardEntry, recipe: Recipe):
+        self._path, self._tokens = path, entry.target_tokens
+        self._record_bytes, self._ragged = recipe.record_bytes, recipe.ragged
+        self._head_bytes = self._record_bytes if self._ragged is None else self._ragged.head
+        self._begin = bits_bytes(entry.target_tokens)
         # A plain array over the map: slicing np.memmap itself is several times slower.
         self._bytes = np.asarray(np.memmap(path, np.uint8, "r")) if entry.bytes else np.zeros(0, np.uint8)
-        self._records = self._bytes[self._begin :].reshape(-1, max(record_bytes, 1)) if record_bytes else None
+        self._end = self._begin + self._head_bytes * self._tokens  # of the heads
+        self._heads = self._bytes[self._begin : self._end].reshape(-1, self._head_bytes) if self._head_bytes else None
+        self._index: RestIndex | None = None
         self._sums = np.frombuffer(bytes.fromhex(entry.blocks), "<u4")
         self._good = np.zeros(len(self._sums), bool)
 
@@ -114,14 +124,31 @@ class ShardReader:
         where = positions >> 3
         self._check(where // BLOCK_BYTES)
         bits = (self._bytes[where] >> (positions & 7).astype(np.uint8)) & 1
-        if self._records is None:
+        if self._heads is None:
             return bits.astype(bool), None
-        first = self._begin + positions * self._record_bytes
-        last = (first + self._record_bytes - 1) // BLOCK_BYTES
-        first //= BLOCK_BYTES
+        self._check_range(self._begin + positions * self._head_bytes, self._head_bytes)
+        heads = self._heads[positions]
+        return bits.astype(bool), heads if self._ragged is None else np.hstack([heads, self._rests(positions)])
+
+    def _rests(self, positions: np.ndarray) -> np.ndarray:
+        """u8[N, bytes of a record - bytes of a head], zero where nothing counts."""
+        if self._index is None:  # where one rest lies is known from all heads before it
+            assert self._ragged is not None
+            assert self._heads is not None
+            self._check(np.arange(self._begin // BLOCK_BYTES, -(-self._end // BLOCK_BYTES)))
+            self._index = RestIndex(self._ragged.rest(self._heads))
+        begin, size = self._index.find(positions)
+        self._check_range(self._end + begin, np.maximum(size, 1))
+        places = np.arange(self._record_bytes - self._head_bytes)
+        where = np.minimum(self._end + begin[:, None] + places, len(self._bytes) - 1)
+        return np.where(places < size[:, None], self._bytes[where], 0)
+
+    def _check_range(self, first: np.ndarray, size: np.ndarray | int) -> None:
+        """Checks the blocks that bytes `first` to `first + size` lie in, i64[N]."""
+        last = np.minimum(first + size - 1, len(self._bytes) - 1) // BLOCK_BYTES
+        first = np.minimum(first // BLOCK_BYTES, last)
         for step in range(int((last - first).max(initial=0)) + 1):
             self._check(np.minimum(first + step, last))
-        return bits.astype(bool), self._records[positions]
 
     def _check(self, blocks: np.ndarray) -> None:
         for block in np.unique(blocks[~self._good[blocks]]).tolist():

@@ -42,7 +42,7 @@ class SignalStore:
                     f"{store.directory / store.shards[shard].file} has {counted[shard]}",
                     MEND,
                 )
-        self._shards = [ShardReader(directory / entry.file, entry, size) for entry in manifest.shards]
+        self._shards = [ShardReader(directory / entry.file, entry, manifest.recipe) for entry in manifest.shards]
         self._memory = None
         if int(counted.sum()) * (1 + size) <= memory_bytes:  # a bit is a byte there
             self._memory = self._load(counted)

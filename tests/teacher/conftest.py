@@ -12,7 +12,7 @@ from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.teacher.layout import BitLayout, FullLayout, SparseLayout
 from cat_jax.teacher.writer import teach
 
-LAYOUTS = {"bit": BitLayout(), "sparse": SparseLayout(top_k=4, tail_draws=6), "full": FullLayout()}
+LAYOUTS = {"bit": BitLayout(), "sparse": SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16), "full": FullLayout()}
 
 
 @pytest.fixture(scope="session")

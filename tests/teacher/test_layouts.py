@@ -56,6 +56,23 @@ def test_sparse_by_hand():
     assert drawn.tail_mass is None
 
 
+def test_as_many_draws_as_the_tail_needs():
+    # Tails of 1/2, 1/8, 1/32 and 0, one draw for each started eighth but at most three; counts are on disk.
+    p = np.array([[0.5, 0.5, 0, 0], [0.875, 0, 0.125, 0], [0.96875, 0, 0, 0.03125], [1, 0, 0, 0]])
+    layout = SparseLayout(top_k=1, tail_draws=3, draw_mass=1 / 7.5)
+    with np.errstate(divide="ignore"):
+        sparse = through(layout, log(p), np.zeros(4, int)).sparse
+    assert sparse.token_ids[0, :4].tolist() == [[0, 1, 1, 1], [0, 2, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0]]
+    weights = [[0.5, 1 / 6, 1 / 6, 1 / 6], [0.875, 0.125, 0, 0], [0.96875, 0.03125, 0, 0], [1, 0, 0, 0]]
+    np.testing.assert_allclose(sparse.probabilities[0, :4], weights, rtol=3e-4)
+    assert sparse.probabilities[0, 4:].tolist() == [[1, 0, 0, 0]] * 2
+    ragged = layout.ragged(4)
+    heads = np.zeros((4, ragged.head), np.uint8)
+    heads[:, :2] = np.array([[64115], [61276], [58437], [0]], "<u2").view(np.uint8)
+    assert ragged.rest(heads).tolist() == [6, 2, 2, 0]
+    assert SparseLayout(draw_mass=0).ragged(4) is None
+
+
 def test_temperature_by_hand():
     # softmax(log p / 2) is in proportion to sqrt p: 4, 2, 1, 1 over 8. The bit and log p(target) stay at temperature 1.
     p = np.array([[16, 4, 1, 1]]) / 22
@@ -177,10 +194,10 @@ def test_full_is_exact_and_drops_padded_columns():
 @pytest.mark.parametrize(
     ("layout", "vocab", "bytes_per_record"),
     [
-        (SparseLayout(), 32128, 78),
-        (SparseLayout(), 151_936, 109),
-        (SparseLayout(top_k=3, tail_draws=12), 65536, 38),
-        (SparseLayout(top_k=3, tail_draws=12, target_log_probability=True), 32128, 40),
+        (SparseLayout(), 32128, 130),
+        (SparseLayout(), 151_936, 186),
+        (SparseLayout(top_k=4, tail_draws=40), 65536, 98),
+        (SparseLayout(top_k=4, tail_draws=40, target_log_probability=True), 32128, 100),
         (SparseLayout(top_k=16, tail_draws=0), 32128, 66),
         (FullLayout(), 136, 544),
     ],
@@ -195,12 +212,13 @@ def test_bytes_of_a_record(layout, vocab, bytes_per_record):
     [
         (lambda: SparseLayout(top_k=0), "SparseLayout.top_k is 0"),
         (lambda: SparseLayout(tail_draws=-1), "SparseLayout.tail_draws is -1"),
+        (lambda: SparseLayout(draw_mass=1.0), "SparseLayout.draw_mass is 1.0"),
         (lambda: SparseLayout(temperature=0.0), "SparseLayout.temperature is 0.0"),
         (lambda: SparseLayout(top_k=8).record_dtype(7), "top 8 of a vocabulary of 7"),
         (lambda: layout_from_dict({"kind": "wavelet"}), "unknown signal layout"),
         (lambda: layout_from_dict({"kind": "bit", "top_k": 3}), "unknown signal layout"),
         (
-            lambda: SparseLayout().target_log_probabilities(np.zeros((1, 78), "u1"), 99),
+            lambda: SparseLayout().target_log_probabilities(np.zeros((1, 130), "u1"), 99),
             "no target log-probabilities",
         ),
     ],

@@ -72,7 +72,7 @@ def test_the_first_targets_alone_can_be_read(world):
 
 
 def test_the_targets_probabilities_are_there_if_asked_for(world, tmp_path):
-    layout = SparseLayout(top_k=4, tail_draws=6, target_log_probability=True)
+    layout = SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16, target_log_probability=True)
     teach(world.root / "model", world.root / "store", "toy:a", tmp_path, layout=layout, batch_size=8)
     reader = SignalStore.open(tmp_path, world.store)
     for index in (0, 25, 59):
@@ -93,7 +93,11 @@ def test_mapped_reads_equal_loaded_ones(world, layout, block, tmp_path, monkeypa
     directory = world.signals[layout]
     if block == 7:  # the manifest's checksums are of blocks of another size: write them anew
         directory = tmp_path
-        options = {"bit": BitLayout(), "sparse": SparseLayout(top_k=4, tail_draws=6), "full": FullLayout()}
+        options = {
+            "bit": BitLayout(),
+            "sparse": SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16),
+            "full": FullLayout(),
+        }
         teach(world.root / "model", world.root / "store", "toy:a", tmp_path, layout=options[layout], batch_size=8)
     loaded = SignalStore.open(directory, world.store)
     mapped = SignalStore.open(directory, world.store, memory_bytes=0)
@@ -153,8 +157,8 @@ def test_missing_truncated_and_rewritten_files_are_refused(world, damaged):
         with pytest.raises(UserError, match=r"manifest .*was changed"):
             SignalStore.open(root, world.store)
     for text, words in (
-        ("{}", "of version None, this program reads 2"),
-        (json.dumps({"version": 2}), "is not a signal manifest"),
+        ("{}", "of version None, this program reads 3"),
+        (json.dumps({"version": 3}), "is not a signal manifest"),
         ("{", "cannot read the teacher signal's manifest"),
         (json.dumps(manifest | {"layout": {"kind": "wavelet"}}), "unknown signal layout"),
     ):

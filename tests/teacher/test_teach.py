@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -88,16 +87,20 @@ def test_bytes_on_disk(world):
         assert manifest.bytes_per_token == sizes[name] / tokens
         assert [shard.sha256 for shard in manifest.shards] == [checksum(path) for path in files]
     assert tokens / 8 <= sizes["bit"] <= 1.02 * tokens / 8
-    assert sizes["sparse"] - sizes["bit"] == tokens * 2 * (4 + 6 + 4 + 1)
+    reader = SignalStore.open(world.signals["sparse"], world.store)
+    found = reader.read_batch(*world.store.locate(np.arange(60)), world.store.lengths[:, 1])["records"].view("<u2")
+    tails = np.exp((found[:, 0].astype(float) - 65535) / 2048)
+    draws = np.minimum(np.ceil(tails * 16), 6)
+    assert 1 == draws.min() < draws.mean() < draws.max() == 6
+    assert sizes["sparse"] - sizes["bit"] == tokens * 2 * (1 + 4 + 4) + 2 * draws.sum()
     assert sizes["full"] - sizes["bit"] == tokens * 4 * 40
 
 
 def test_the_manifest_states_layout_bytes_and_error(world):
     fields = {name: json.loads((path / TASK_DIR / "manifest.json").read_text()) for name, path in world.signals.items()}
-    assert fields["sparse"]["layout"] == SparseLayout(top_k=4, tail_draws=6).to_dict()
+    assert fields["sparse"]["layout"] == SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16).to_dict()
     assert fields["bit"]["bytes_per_token"] < 0.13
-    assert "error_per_token" not in fields["bit"]
-    assert "squared_error" not in fields["bit"]["shards"][0]
+    assert fields["bit"]["error_per_token"] is None
     assert fields["full"]["error_per_token"] == 0
     args = (*world.store.locate(np.arange(60)), world.store.lengths[:, 1])
     full, sparse = (SignalStore.open(world.signals[name], world.store) for name in ("full", "sparse"))
@@ -111,27 +114,17 @@ def test_the_manifest_states_layout_bytes_and_error(world):
     assert 0.01 < expected < 0.5
 
 
-def test_a_signal_without_the_figure_is_still_read(world, tmp_path):
-    shutil.copytree(world.signals["sparse"], tmp_path / "signal")
-    path = tmp_path / "signal" / TASK_DIR / "manifest.json"
-    manifest = read_manifest(path.parent)
-    shards = tuple(dataclasses.replace(shard, squared_error=None) for shard in manifest.shards)
-    path.write_text(json.dumps(dataclasses.replace(manifest, shards=shards).to_dict()))
-    assert "error" not in path.read_text()
-    assert SignalStore.open(tmp_path / "signal", world.store).manifest.error_per_token is None
-
-
 def test_the_manifest_names_store_and_teacher(world):
     recipe = read_manifest(world.signals["sparse"] / TASK_DIR).recipe
     assert recipe.store == world.store.fingerprint
     assert (recipe.vocabulary, recipe.vocab_size) == (FEATURE.vocabulary, 40)
     assert (recipe.teacher.name, recipe.teacher.step, recipe.teacher.dtype) == ("model", 7, "float32")
     assert recipe.feature_lengths == LENGTHS
-    assert recipe.layout == SparseLayout(top_k=4, tail_draws=6)
+    assert recipe.layout == SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16)
 
 
 def run(world, output, **options):
-    options = {"layout": SparseLayout(top_k=4, tail_draws=6), "batch_size": 8, **options}
+    options = {"layout": SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16), "batch_size": 8, **options}
     return teach(world.root / "model", world.root / "store", "toy:a", output, **options)
 
 
@@ -162,7 +155,7 @@ from cat_jax.teacher.writer import teach
 world, output, address, processes, rank, runs = sys.argv[1:]
 if int(processes) > 1:
     jax.distributed.initialize(address, int(processes), int(rank))
-layouts = {"sparse": SparseLayout(top_k=4, tail_draws=6), "full": FullLayout()}
+layouts = {"sparse": SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16), "full": FullLayout()}
 for name, (layout, sizes) in json.loads(runs).items():
     settings = {"layout": layouts[layout], "batch_size": 8, "mesh": MeshConfig(*sizes)}
     done = teach(f"{world}/model", f"{world}/store", "toy:a", f"{output}/{name}", **settings)
@@ -206,11 +199,18 @@ def test_the_seed_moves_the_draws_alone(world, tmp_path):
     every = (*world.store.locate(np.arange(60)), world.store.lengths[:, 1])
     ours, theirs = (reader.read_batch(*every)["records"].view("<u2") for reader in (ours, theirs))
     changed = (ours != theirs).any(0)
-    assert np.flatnonzero(changed).tolist() == list(range(4, 10))  # ids: top 4, then 6 draws; the rest are masses
+    assert np.flatnonzero(changed).tolist() == list(range(9, 15))  # tail, top 4, their ids; then 6 draws
 
 
 def teach_in_child(root, output):
-    teach(root / "model", root / "store", "toy:a", output, layout=SparseLayout(top_k=4, tail_draws=6), batch_size=8)
+    teach(
+        root / "model",
+        root / "store",
+        "toy:a",
+        output,
+        layout=SparseLayout(top_k=4, tail_draws=6, draw_mass=1 / 16),
+        batch_size=8,
+    )
 
 
 def test_killed_and_resumed_is_never_killed(world, tmp_path):
