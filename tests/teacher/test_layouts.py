@@ -140,11 +140,11 @@ def test_the_squared_error_is_that_of_what_is_assembled(vocab, scale, temperatur
 def test_the_squared_error_by_hand():
     # Of the tail 1/4, 1/8 one draw has all: off by 1/8 and 1/8, or by 1/4 and 1/4. The ghost is off by both.
     logits = jnp.asarray(log([[0.625, 0.25, 0.125]] * 2))
-    drawn = SparseLayout(top_k=1, tail_draws=1).encode(logits, jnp.zeros(2, int), jnp.array([0.1, 0.9]))
-    np.testing.assert_allclose(drawn["squared_error"], [2 / 64, 2 / 16], rtol=2e-3)
-    ghost = SparseLayout(top_k=1, tail_draws=0).encode(logits, jnp.zeros(2, int), jnp.zeros(2))
-    np.testing.assert_allclose(ghost["squared_error"], [5 / 64] * 2, rtol=2e-3)
-    assert FullLayout().encode(logits, jnp.zeros(2, int), jnp.zeros(2))["squared_error"].tolist() == [0, 0]
+    targets, uniforms = jnp.zeros(2, int), jnp.array([0.1, 0.9])
+    error = lambda layout: jax.jit(layout.encode)(logits, targets, uniforms)["squared_error"]  # noqa: E731
+    np.testing.assert_allclose(error(SparseLayout(top_k=1, tail_draws=1)), [2 / 64, 2 / 16], rtol=2e-3)
+    np.testing.assert_allclose(error(SparseLayout(top_k=1, tail_draws=0)), [5 / 64] * 2, rtol=2e-3)
+    assert error(FullLayout()).tolist() == [0, 0]
 
 
 def test_confident_teachers_keep_their_digits():
