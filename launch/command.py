@@ -118,7 +118,9 @@ class Parser(argparse.ArgumentParser):
         if not arguments:
             raise UserError("no command", "end with e.g. `-- train --gin_file=runs/train.gin`")
         if arguments[0].startswith("-"):
-            raise UserError(f"the command after -- begins with {arguments[0]}", "name it first: `-- train --gin_file=...`")
+            raise UserError(
+                f"the command after -- begins with {arguments[0]}", "name it first: `-- train --gin_file=...`"
+            )
         program = tuple(shlex.split(getattr(args, "program", "cat-jax")))
         if not program:
             raise UserError("--program is empty", "name the program, e.g. cat-jax")

@@ -37,8 +37,7 @@ class Tool:
 
     def run(self, arguments: Sequence[str], text: str | None = None) -> int:
         """Runs it with our output, `text` as its input; returns its exit code."""
-        self._say(arguments)
-        return subprocess.run([self.find(), *arguments], input=text, text=True, check=False).returncode
+        return subprocess.run(self._said(arguments), input=text, text=True, check=False).returncode
 
     def ask(self, arguments: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
         """Runs it silently with `text` as its input; returns exit code, stdout and stderr."""
@@ -49,9 +48,8 @@ class Tool:
 
         A signal from the terminal does not reach it: whoever started it decides what becomes of it.
         """
-        self._say(arguments)
         with subprocess.Popen(
-            [self.find(), *arguments],
+            self._said(arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,5 +62,8 @@ class Tool:
                 line(text)
         return process.returncode
 
-    def _say(self, arguments: Sequence[str]) -> None:
+    def _said(self, arguments: Sequence[str]) -> list[str]:
+        """The command line to run, once the user has read it."""
+        path = self.find()
         print(f"$ {shlex.join([self.name, *arguments])}", file=sys.stderr, flush=True)
+        return [path, *arguments]

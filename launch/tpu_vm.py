@@ -1,6 +1,6 @@
-"""A job on a TPU VM slice: one process a host, started over `gcloud ... ssh --worker=all`.
+r"""A job on a TPU VM slice: one process a host, started over `gcloud ... ssh --worker=all`.
 
-    python -m cat_jax_launch.tpu_vm --name pod --zone us-west4-a --type v5litepod-256 --spot --create \\
+    python -m cat_jax_launch.tpu_vm --name pod --zone us-west4-a --type v5litepod-256 --spot --create \
       --copy dist --install 'dist/*.whl' -- train --gin_file=runs/train.gin ...
 
 Makes the slice where it is asked to, installs cat-jax, starts the command on every host and prints what they print.
@@ -21,11 +21,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from cat_jax.errors import EXIT_PREEMPTED, UserError
 from cat_jax_launch.command import Command, Parser, run_launcher
 from cat_jax_launch.restart import Restarts, of_hosts
 from cat_jax_launch.tool import Tool
 from cat_jax_launch.topology import Slice, slice_of
+
+from cat_jax.errors import EXIT_PREEMPTED, UserError
 
 GCLOUD = Tool("gcloud", "install the Google Cloud CLI and `gcloud auth login`; --dry_run needs neither")
 
@@ -95,7 +96,11 @@ class Node:
 
     def ssh(self, script: str) -> list[str]:
         """Runs a script on every host at once."""
-        hosts = ("--worker=all", "--batch-size=all", *self._inside())  # in smaller batches the first would wait for ever
+        hosts = (
+            "--worker=all",
+            "--batch-size=all",
+            *self._inside(),
+        )  # in smaller batches the first would wait for ever
         return self._on("tpu-vm", "ssh", *hosts, f"--command=bash -c {shlex.quote(script)}")
 
     def copy(self, path: str) -> list[str]:
@@ -113,7 +118,7 @@ class Node:
 
 
 def start_script(name: str, command: Command) -> str:
-    """What every host runs. A process of an earlier start is told to save first: a lost connection leaves it running."""
+    """What every host runs. What an earlier start left running when its connection broke is told to save first."""
     notes = f'"$HOME/.cat-jax.{name}.pid"'
     setup = [
         _PLACE,
@@ -198,7 +203,7 @@ class Job:
             raise KeyboardInterrupt
 
     def _state(self) -> str:
-        """Of the slice. A spot slice is gone where it, or the request for it, says so: the two lag behind each other."""
+        """Of the slice. A spot slice is gone where it or the request for it says so: either lags behind the other."""
         if not self._node.spot:
             return _ask_state(self._node.describe())
         request = _ask_state(self._node.describe_request())
@@ -279,7 +284,12 @@ def _parser() -> Parser:
     add("--runtime_version", default="", help="its image (default: the one for its type)")
     add("--internal_ip", action="store_true", help="ssh to addresses inside the network")
     add("--copy", action="append", default=[], metavar="PATH", help="copied to the home of every host; repeatable")
-    add("--install", default="", metavar="WHAT", help="what pip installs on every host, e.g. 'dist/*.whl' or 'cat-jax[tpu]'")
+    add(
+        "--install",
+        default="",
+        metavar="WHAT",
+        help="what pip installs on every host, e.g. 'dist/*.whl' or 'cat-jax[tpu]'",
+    )
     add("--max_restarts", type=int, default=5, help="how often it may fail other than by preemption (default: 5)")
     parser.add_hosts_flags("cat-jax")
     return parser

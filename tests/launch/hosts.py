@@ -22,7 +22,7 @@ AWKWARD = (
     "- #",
 )
 
-# Appends what it was given to the file NOTES, then ends with the next of CODES, a file of exit codes; with 0 after them.
+# Appends what it was given to the file `notes`, and ends with the next exit code of the file `codes`; without, with 0.
 PROGRAM = """\
 import json, os, pathlib, sys
 here = pathlib.Path(os.environ.get("CAT_JAX_TEST", {here!r}))

@@ -66,9 +66,7 @@ class Cluster:
         ]
         (self.root / "state").mkdir()
         self.configuration = self.root / "slurm.conf"
-        text = CONFIGURATION.format(
-            host=host, port=free_port(), user=self.user, root=self.root, nodes="\n".join(lines)
-        )
+        text = CONFIGURATION.format(host=host, port=free_port(), user=self.user, root=self.root, nodes="\n".join(lines))
         self.configuration.write_text(text)
         (self.root / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
         key = self.root / "munge.key"

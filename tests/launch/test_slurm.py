@@ -103,7 +103,9 @@ def test_the_options_of_sbatch():
 
 
 def test_the_dry_run_prints_what_would_be_submitted(host, monkeypatch, capsys):
-    write_program(host.bin, "sbatch", f"#!/bin/bash\n{host.log('sbatch')}\ncat > {host.directory}/script\necho '17;c'\n")
+    write_program(
+        host.bin, "sbatch", f"#!/bin/bash\n{host.log('sbatch')}\ncat > {host.directory}/script\necho '17;c'\n"
+    )
     monkeypatch.setenv("PATH", host.setting["PATH"])
     argv = ["--nodes", "3", "--", *AWKWARD]
     assert slurm.main(["--dry_run", *argv]) == 0
@@ -140,7 +142,10 @@ print(f"JobId=17\\n   JobState={{state}} ExitCode=3:0\\n   StdOut={host.director
         (["--", "--gin_file=a"], "slurm: the command after -- begins with --gin_file=a: name it first"),
         (["--nodes", "0", "--", "train"], "slurm: --nodes, --tasks_per_node or --saving_seconds is below 1: "),
         (["--gpus_per_node", "8", "--tasks_per_node", "2", "--", "train"], "slurm: 2 processes share 8 GPUs: give"),
-        (["--node", "2", "--", "train"], "slurm: unrecognized arguments: --node 2: see `python -m cat_jax_launch.slurm"),
+        (
+            ["--node", "2", "--", "train"],
+            "slurm: unrecognized arguments: --node 2: see `python -m cat_jax_launch.slurm",
+        ),
         (["--env", "A-B=1", "--", "train"], "slurm: --env A-B=1 sets no variable: give NAME=VALUE"),
         (["--", "train"], "slurm: there is no sbatch here: run this on a login node of the cluster"),
     ],

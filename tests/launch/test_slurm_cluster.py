@@ -98,5 +98,8 @@ def test_a_commands_own_exit_code_is_the_launchers(cluster, tmp_path):
     command += ["--before=echo before on $SLURMD_NODENAME", "--", "train"]
     done = subprocess.run(command, env=cluster.setting, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stdout + done.stderr + os.linesep + cluster.logs()
-    assert sorted(line for line in done.stdout.splitlines() if "before" in line) == ["before on node1", "before on node2"]
+    assert sorted(line for line in done.stdout.splitlines() if "before" in line) == [
+        "before on node1",
+        "before on node2",
+    ]
     assert "cat-jax train: no configuration" in done.stdout or "cat-jax train: " in done.stdout

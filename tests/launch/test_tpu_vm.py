@@ -11,8 +11,8 @@ import pytest
 from cat_jax_launch import tpu_vm
 from hosts import AWKWARD, write_program
 
-# gcloud ends with 0 whatever its hosts end with. `events` says what becomes of each start: "run", "preempt", "cut", which
-# loses the connection and leaves the hosts running, or "lose", in which one of them ends without a word.
+# gcloud ends with 0 whatever its hosts end with. `events` says what becomes of each start: "run", "preempt", "cut"
+# (the connection breaks, the hosts go on), or "lose" (one of them ends without a word).
 GCLOUD = """\
 import os, pathlib, subprocess, sys
 here = pathlib.Path({here!r})
@@ -127,7 +127,15 @@ def test_a_spot_slice_that_is_taken_away_is_made_anew(cloud):
     copy = "tpu-vm scp --recurse wheel pod:~/ --worker=all --zone=z --project=p"
     start = "tpu-vm ssh pod --worker=all --batch-size=all --zone=z --project=p"
     delete = "queued-resources delete pod --quiet --force --zone=z --project=p"
-    assert [call for call in calls(host) if "describe" not in call] == [create, copy, start, delete, create, copy, start]
+    assert [call for call in calls(host) if "describe" not in call] == [
+        create,
+        copy,
+        start,
+        delete,
+        create,
+        copy,
+        start,
+    ]
     assert len(notes(host, 0)) == 1
 
 
@@ -201,7 +209,10 @@ def _statements(text):
     ("argv", "line"),
     [
         (["--zone=z", "--type=v4-8", "--", "train"], "tpu_vm: the following arguments are required: --name: see"),
-        (["--name=a", "--zone=z", "--type=v5e-8", "--", "train"], "tpu_vm: there is no TPU type v5e-8: one of v4-..., v5"),
+        (
+            ["--name=a", "--zone=z", "--type=v5e-8", "--", "train"],
+            "tpu_vm: there is no TPU type v5e-8: one of v4-..., v5",
+        ),
         (["--name=a", "--zone=z", "--type=v6e-7", "--", "train"], "tpu_vm: there is no TPU type v6e-7: one of v6e-1, "),
         ([*ARGV, "--", "train"], "tpu_vm: there is no gcloud here: install the Google Cloud CLI"),
     ],
@@ -217,7 +228,7 @@ def test_mistakes_are_one_line(monkeypatch, capsys, argv, line):
 def test_a_slice_that_is_not_there_is_told(cloud, capsys):
     cloud(1, state=None)
     assert tpu_vm.main([*ARGV, "--", "train"]) == 2
-    assert "tpu_vm: the slice pod is NOT_FOUND: make it with --create\n" == capsys.readouterr().err
+    assert capsys.readouterr().err == "tpu_vm: the slice pod is NOT_FOUND: make it with --create\n"
 
 
 def test_a_gcloud_that_fails_is_no_slice_that_is_gone(host, monkeypatch, capsys):
