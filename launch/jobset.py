@@ -14,6 +14,9 @@ from cat_jax.errors import UserError
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _PORT = 8476
+_MOUNT = "implicit-dirs,rename-dir-limit=10000"
+"""Of a bucket: folders that no object stands for; and directories with files in them can be renamed, as Orbax does."""
+
 _WORKERS, _CONTAINER = "workers", "cat-jax"
 
 
@@ -29,7 +32,7 @@ class Volume:
         """The volume of a pod."""
         if not self.bucket:
             return {"name": name, "persistentVolumeClaim": {"claimName": self.name}}
-        attributes = {"bucketName": self.name, "mountOptions": "implicit-dirs"}
+        attributes = {"bucketName": self.name, "mountOptions": _MOUNT}
         return {"name": name, "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
 
 

@@ -1,7 +1,7 @@
 r"""A job on a TPU VM slice: one process a host, started over `gcloud ... ssh --worker=all`.
 
     python -m cat_jax_launch.tpu_vm --name pod --zone us-west4-a --type v5litepod-256 --spot --create \
-      --copy dist --install 'dist/*.whl' -- train --gin_file=runs/train.gin ...
+      --copy dist --install '"$(echo dist/*.whl)[tpu]"' -- train --gin_file=runs/train.gin ...
 
 Makes the slice where it is asked to, installs cat-jax, starts the command on every host and prints what they print.
 A job that saved (exit code 75) is started again; a spot slice that was taken away is deleted and asked for anew.
@@ -45,6 +45,7 @@ _PLACE = 'export PATH="$HOME/.cat-jax/bin:$PATH"'
 _PYTHON = '"$HOME/.cat-jax/bin/python"'
 _INSTALL = """\
 set -e
+export PIP_BREAK_SYSTEM_PACKAGES=1  # --user leaves the system's packages alone
 [ -x {python} ] || {{ python3 -m pip install --quiet --user uv && python3 -m uv venv --python 3.12 "$HOME/.cat-jax"; }}
 python3 -m uv pip install --python {python} {what}"""
 """The images' own Python is older than 3.11, which cat-jax needs: uv brings one, into a place of its own."""
@@ -288,7 +289,7 @@ def _parser() -> Parser:
         "--install",
         default="",
         metavar="WHAT",
-        help="what pip installs on every host, e.g. 'dist/*.whl' or 'cat-jax[tpu]'",
+        help="what pip installs there; a word of shell",
     )
     add("--max_restarts", type=int, default=5, help="how often it may fail other than by preemption (default: 5)")
     parser.add_hosts_flags("cat-jax")
