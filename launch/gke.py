@@ -14,13 +14,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from cat_jax_launch.command import Command, Parser, run_launcher
-from cat_jax_launch.jobset import Job, Pool, Volume, literal, manifest
-from cat_jax_launch.restart import AGAIN
-from cat_jax_launch.tool import Tool
-from cat_jax_launch.topology import slice_of
-
 from cat_jax.errors import UserError
+
+from .command import Command, Parser, run_launcher
+from .jobset import Job, Pool, Volume, literal, manifest
+from .restart import AGAIN
+from .tool import Tool
+from .topology import slice_of
 
 KUBECTL = Tool(
     "kubectl", "install it, and `gcloud container clusters get-credentials CLUSTER`; --dry_run needs neither"

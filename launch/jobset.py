@@ -6,11 +6,11 @@ import dataclasses
 import re
 from typing import Any
 
-from cat_jax_launch.command import Command
-from cat_jax_launch.restart import AGAIN, NEVER
-from cat_jax_launch.topology import Slice
-
 from cat_jax.errors import UserError
+
+from .command import Command
+from .restart import AGAIN, NEVER
+from .topology import Slice
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _PORT = 8476

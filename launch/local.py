@@ -21,10 +21,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from cat_jax_launch.command import Parser, run_launcher
-from cat_jax_launch.restart import AGAIN, Restarts
-
 from cat_jax.errors import UserError
+
+from .command import Parser, run_launcher
+from .restart import AGAIN, Restarts
 
 _SAVING_SECONDS = 120.0
 """How long processes that were told to stop may take: they save a checkpoint."""

@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from cat_jax_launch.command import Command, Parser, after_lines, run_launcher
-from cat_jax_launch.restart import AGAIN
-from cat_jax_launch.tool import Tool
-
 from cat_jax.errors import UserError
+
+from .command import Command, Parser, after_lines, run_launcher
+from .restart import AGAIN
+from .tool import Tool
 
 SBATCH = Tool("sbatch", "run this on a login node of the cluster, or install slurm-client; --dry_run needs neither")
 SCONTROL = Tool("scontrol", SBATCH.mend)

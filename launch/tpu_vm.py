@@ -21,12 +21,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from cat_jax_launch.command import Command, Parser, run_launcher
-from cat_jax_launch.restart import Restarts, of_hosts
-from cat_jax_launch.tool import Tool
-from cat_jax_launch.topology import Slice, slice_of
-
 from cat_jax.errors import EXIT_PREEMPTED, UserError
+
+from .command import Command, Parser, run_launcher
+from .restart import Restarts, of_hosts
+from .tool import Tool
+from .topology import Slice, slice_of
 
 GCLOUD = Tool("gcloud", "install the Google Cloud CLI and `gcloud auth login`; --dry_run needs neither")
 

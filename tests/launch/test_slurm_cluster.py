@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +22,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: apt-get install slurm-wlm"),
 ]
-STEPS, VOCABULARY = 24, 16
-SIZES = {"vocab_size": VOCABULARY, "vocab_multiple": 1, "embed_dim": 8, "num_heads": 4, "head_dim": 2, "mlp_dim": 8}
-FILES = ("runs/train.gin", "models/t5_tiny.gin", "objectives/xent.gin")
+STEPS, VOCABULARY = 40, 16
+FILES = ("runs/train.gin", "objectives/xent.gin", "bag.gin")
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,10 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A directory with a store: words, and the same words reversed."""
+    """A directory with a model's module, as a user would have it, and a store: words, and the same words reversed."""
     root = tmp_path_factory.mktemp("slurm world")  # the blank is part of the test
+    shutil.copy(pathlib.Path(__file__).with_name("bag_family.py"), root)
+    (root / "bag.gin").write_text("import bag_family\nMODEL = @bag_family.BagConfig()\n")
     feature = FeatureInfo("vocabulary", VOCABULARY, 1, True)
     recipe = Recipe("toy", "train", {"inputs": feature, "targets": feature}, {"inputs": 5, "targets": 6}, 2, False)
     words = ([2 + (k * 7 + j * 3) % 14 for j in range(1 + k % 4)] for k in range(40))
@@ -50,10 +52,9 @@ def _arrays(word):
 
 
 def start(cluster, world, name):
-    sizes = SIZES | {"num_encoder_layers": 1, "num_decoder_layers": 1}
     macros = {"MODEL_DIR": str(world / name), "STORE_DIR": str(world / "store"), "MIXTURE_OR_TASK_NAME": "toy"}
     macros |= {"TASK_FEATURE_LENGTHS": {"inputs": 5, "targets": 6}, "TRAIN_STEPS": STEPS, "BATCH_SIZE": 8}
-    macros |= {"EVAL_DATASET": None, "train.log_period": 1} | {f"T5Config.{key}": value for key, value in sizes.items()}
+    macros |= {"EVAL_DATASET": None, "train.log_period": 1}
     command = [sys.executable, "-m", "cat_jax_launch.slurm", "--nodes=4", "--saving_seconds=60", "--wait"]
     command += [f"--name={name}", f"--output={world / name}.out", "--env=JAX_PLATFORMS=cpu", "--", "train"]
     command += [f"--gin_file={path}" for path in FILES] + [f"--gin.{key}={value!r}" for key, value in macros.items()]
