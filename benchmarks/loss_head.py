@@ -141,10 +141,9 @@ def estimated_cycles(hlo: str) -> int:
     def of(name: str) -> int:
         total = 0
         for line in bodies[name]:
-            if loop := re.search(r" while\(.*body=%?([\w.-]+)", line):
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-                assert trips is not None, line
-                total += int(trips[1]) * of(loop[1])
+            if loop := re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line):
+                (limit,) = re.findall(r" s32\[\]\S* constant\((\d+)\)", "\n".join(bodies[loop[1]]))
+                total += int(limit) * of(loop[2])
             elif cycles := re.search(r'"estimated_cycles":"?(\d+)', line):
                 total += int(cycles[1])
         return total

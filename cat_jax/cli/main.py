@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "store (+ teacher) -> checkpoints",
     "evaluate": "models + store -> one table per model, task and split",
     "cascade": "small model's tables + large model's tables -> curves, thresholds, report.html",
+    "plan": "gin files + a topology -> memory, FLOPs and time on chips that are not here",
     "tasks": "list SeqIO tasks and show rows of them",
     "run": "all of the above for a described experiment, resumed where it stopped",
 }
@@ -42,7 +43,7 @@ Start here:
   cat-jax train --help
 
 Exit codes: 0 done; 2 the input must be mended (one line says how); 3 a loss or gradient is not finite;
-75 stopped by SIGTERM after saving, start again to go on; 130 interrupted; 1 anything else.
+4 a plan does not fit; 75 stopped by SIGTERM after saving, start again to go on; 130 interrupted; 1 anything else.
 """
 
 

@@ -44,6 +44,7 @@ ROOTS = {
         supplied=("tasks",),
         optional=("MIXTURE_OR_TASK_MODULE", "STORE_DIR"),
     ),
+    "plan": Name("cat_jax.planning.plan", "plan"),
     "run": Name("cat_jax.cli.run", "run", light=True, supplied=("flags",)),
 }
 """What the commands call."""

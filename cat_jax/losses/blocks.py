@@ -69,8 +69,9 @@ class Blocks:
       teacher: its head, where logits are made of the teacher's hidden states.
       size: tokens of a block, at most.
       row_axes: the mesh axes over which tokens are split.
-      twice: makes the logits' gradient once for each of the two products that it enters. On TPU the compiler then never
-        writes it down: a pass over a block's logits costs more than the exponentials.
+      for_tpu: goes the ways that suit XLA:TPU: see `FirstChoice.by_maxima`; and the logits' gradient is made once for
+        each of the two products that it enters, so that it is never written down: a pass over a block's logits costs
+        more than the exponentials. (Entries of a sparse teacher are scattered into a written gradient, once.)
     """
 
     terms: Terms
@@ -79,7 +80,7 @@ class Blocks:
     teacher: HeadPart | None
     size: int
     row_axes: tuple[str, ...]
-    twice: bool
+    for_tpu: bool
 
     def losses(
         self, hidden: Array, kernel: Array, tokens: Tokens, teacher_kernel: Array | None
@@ -101,7 +102,7 @@ class Blocks:
             losses, known, gradient, arguments = self._block(*of_block, kernel, teacher_kernel)
             d_logits = gradient(*arguments).astype(kernel.dtype)
             back = jnp.einsum("NC,DC->ND", d_logits, kernel, preferred_element_type=d_kernel.dtype)
-            if self.twice:
+            if self.for_tpu and tokens.sparse is None:
                 d_logits = gradient(*jax.lax.optimization_barrier(arguments)).astype(kernel.dtype)
             d_kernel += jnp.einsum("ND,NC->DC", known, d_logits, preferred_element_type=d_kernel.dtype)
             return d_kernel, (losses, self.student.columns.total(back).astype(hidden.dtype))
@@ -129,10 +130,11 @@ class Blocks:
             targets=tokens.targets,
             counted=counted,
             logits=logits,
-            teacher_logits=teacher_logits,
+            teacher=teacher_logits,
             teacher_columns=self.student.columns if self.teacher is None else self.teacher.columns,
             teacher_right=tokens.teacher_right,
             sparse=None if tokens.sparse is None else _wide(tokens.sparse),
+            by_maxima=self.for_tpu,
         ).losses()
         gradient_of = gradient_for(self.coefficients(losses, tokens.weights, tokens.uniform))
 

@@ -87,8 +87,8 @@ class FusedHead:
             student=self._part(student.head, width),
             teacher=teacher_part,
             size=self._block_tokens(width),
-            row_axes=self.row_axes,
-            twice=self._platform() == "tpu",
+            row_axes=tuple(axis for axis in self.row_axes if self._devices(axis) > 1),
+            for_tpu=self._platform() == "tpu",
         )
         kernel = _of_width(student.head.kernel, width, 0)
         rest = jax.lax.stop_gradient((tokens, teacher_kernel))
@@ -133,11 +133,16 @@ class FusedHead:
         )
 
     def _part(self, head: Head, width: int) -> HeadPart:
+        # XLA copies what an axis of one device adds up.
         parts = self._parts()
-        return HeadPart(Columns(width // parts, head.vocab_size, self.vocab_axis, parts), head.softcap)
+        axis = self.vocab_axis if parts > 1 else None
+        return HeadPart(Columns(width // parts, head.vocab_size, axis, parts), head.softcap)
 
     def _parts(self) -> int:
-        return 1 if self.mesh is None or self.vocab_axis is None else self.mesh.shape[self.vocab_axis]
+        return 1 if self.vocab_axis is None else self._devices(self.vocab_axis)
+
+    def _devices(self, axis: str) -> int:
+        return 1 if self.mesh is None else self.mesh.shape[axis]
 
     def _width(self, head: Head) -> int:
         """Columns of `head`, made a multiple of the devices that share them."""

@@ -52,6 +52,12 @@ class Columns:
         place = ids - self._first()
         return jnp.where((place >= 0) & (place < self.width), place, self.width)
 
+    def pick(self, logits: Array, ids: Array) -> Array:
+        """The logit [N, K] of each id [N, K]; 0 where another device has it, to be summed."""
+        place = self.places(ids)
+        here = place < self.width
+        return jnp.where(here, jnp.take_along_axis(logits, jnp.where(here, place, 0), axis=-1), 0)
+
     def maximum(self, tree: Tree) -> Tree:
         """The greatest over all devices, element by element, in one round."""
         return tree if self.axis is None else jax.lax.pmax(tree, self.axis)

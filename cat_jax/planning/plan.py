@@ -1,0 +1,227 @@
+"""`plan`: what a configuration will need on devices that are not here. Gin binds its arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cat_jax.checkpoint.params import read_model_file, split_step_dir
+from cat_jax.data.loader import DatasetConfig
+from cat_jax.errors import UserError
+from cat_jax.losses.objective import Objective
+from cat_jax.models.flops import parameter_count, train_flops
+from cat_jax.parallel.batches import check_batch_size
+from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
+from cat_jax.planning.estimate import ASSUMPTIONS, estimate
+from cat_jax.planning.proposal import Proposal, propose, propose_teach
+from cat_jax.planning.steps import Compiled, TrainCase, decode_step, teach_step, train_step
+from cat_jax.planning.topology import Topology
+from cat_jax.teacher.layout import SignalLayout, SparseLayout
+from cat_jax.teacher.live import LiveTeacher
+from cat_jax.train.optimizer import AdamW, OptimizerConfig
+from cat_jax.train.teachers import Teacher
+from cat_jax.types import ModelConfig
+
+logger = logging.getLogger(__name__)
+
+STEPS = ("train", "teach", "decode")
+_OPTIMIZER, _MESH, _LAYOUT = AdamW(), MeshConfig(), SparseLayout()
+
+
+def plan(
+    topology: str,
+    model: ModelConfig,
+    objective: Objective,
+    train_dataset: DatasetConfig,
+    teacher: Teacher | None = None,
+    teacher_model: ModelConfig | str | Sequence[str] | None = None,
+    layout: SignalLayout = _LAYOUT,
+    optimizer: OptimizerConfig = _OPTIMIZER,
+    mesh: MeshConfig = _MESH,
+    axis_rules: AxisRules | None = None,
+    num_microbatches: int = 1,
+    steps: Sequence[str] = STEPS,
+    teach_batch_size: int = 64,
+    evaluate_batch_size: int = 32,
+    num_tasks: int = 1,
+    suggest: bool = True,
+) -> dict[str, Any]:
+    """Compiles the steps of a job for `topology`, of which nothing need be here: no chip, no data, no checkpoint.
+
+    Args:
+      topology: chips and how they lie: v5e:16x16, v5p:4x4x4, v6e:8x8, h100:8.
+      model: the student.
+      objective: what is minimised.
+      train_dataset: of which batch size, feature lengths and packing count.
+      teacher: a live or a stored teacher, or None.
+      teacher_model: the teacher's configuration, which in gin is named by its file(s), models/t5_xxl.gin; None reads it
+        from a live teacher's directory.
+      layout: of a stored signal, and of what `teach` writes.
+      optimizer: AdamW or Adafactor.
+      mesh: how devices share batch, parameters and layers.
+      axis_rules: of the student's parameters; None for the default rules.
+      num_microbatches: parts of a batch.
+      steps: which of `STEPS` to compile; "teach" needs a teacher's configuration.
+      teach_batch_size: rows of a chip while teaching.
+      evaluate_batch_size: rows of a chip while decoding.
+      num_tasks: of the mixture.
+      suggest: whether to look for a change that fits where the train step does not.
+
+    Returns:
+      JSON-able: bytes by part, FLOPs, bytes moved, collectives, times and whether it fits, of each step.
+
+    Raises:
+      UserError: something that does not fit each other, named as `train` names it.
+    """
+    if isinstance(teacher_model, str | Sequence):
+        raise UserError(f"plan.teacher_model is {teacher_model!r}", "give a configuration: the command reads files")
+    unknown = [step for step in steps if step not in STEPS]
+    if isinstance(steps, str) or unknown:
+        raise UserError(f"plan.steps is {steps!r}", f"list some of {', '.join(STEPS)}")
+    where = Topology.parse(topology)
+    devices = where.devices()
+    build = lambda shape: MeshConfig(*shape).build(devices)  # noqa: E731
+    shape = mesh.shape(len(devices))
+    on = build(shape)
+    check_batch_size(train_dataset.batch_size, on, num_microbatches)
+    live = teacher if isinstance(teacher, LiveTeacher) else None
+    teacher_config = _teacher_config(live, teacher_model)
+    case = TrainCase(
+        model=model,
+        objective=objective,
+        optimizer=optimizer,
+        teacher=teacher_config if live is not None else None,
+        signal=layout if teacher is not None and live is None else None,
+        batch_size=train_dataset.batch_size,
+        feature_lengths=train_dataset.feature_lengths,
+        pack=train_dataset.pack,
+        num_tasks=num_tasks,
+        num_microbatches=num_microbatches,
+        rules=DEFAULT_RULES if axis_rules is None else axis_rules,
+        teacher_rules=DEFAULT_RULES if live is None or live.axis_rules is None else live.axis_rules,
+    )
+    result: dict[str, Any] = {
+        "topology": where.text,
+        "chips": where.count,
+        "mesh": dict(zip(on.axis_names, shape, strict=True)),
+        "chip_memory": where.chip.memory,
+        "parameters": {"student": parameter_count(model)},
+        "batch_size": train_dataset.batch_size,
+        "compiler": "TPU" if where.chip.platform == "tpu" else "CPU, in place of the GPU's",
+        "assumptions": list(ASSUMPTIONS),
+        "steps": {},
+    }
+    if teacher_config is not None:
+        result["parameters"]["teacher"] = parameter_count(teacher_config)
+    job = _Job(case, teacher_config, layout, where, on, build, teach_batch_size, evaluate_batch_size)
+    for name in steps:
+        if name == "teach" and teacher_config is None:
+            continue
+        logger.info("compiling the %s step for %s", name, where.text)
+        began = time.monotonic()
+        found = getattr(job, name)(suggest)
+        result["steps"][name] = {**found, "compile_seconds": round(time.monotonic() - began, 1)}
+    result["fits"] = all(step["fits"] for step in result["steps"].values())
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The steps of a job; each method compiles one and describes it, and a change that fits where it does not."""
+
+    case: TrainCase
+    teacher_config: ModelConfig | None
+    layout: SignalLayout
+    where: Topology
+    mesh: Mesh
+    build: Callable[[tuple[int, int, int]], Mesh]
+    teach_rows: int
+    decode_rows: int
+
+    def train(self, suggest: bool) -> dict[str, Any]:
+        case, memory = self.case, self.where.chip.memory
+        inputs, targets = self._lengths()
+        flops = case.batch_size * float(train_flops(case.model, inputs, targets, case.teacher))
+        compiled = train_step(case, self.mesh)
+        found = self._describe(compiled, flops, self.mesh.size)
+        if found["fits"] or not suggest:
+            return found
+        data, fsdp, tensor = self.mesh.devices.shape
+        proposal = propose(case, (data, fsdp, tensor), compiled, memory, self.build, logger.info)
+        return self._with(found, proposal, flops)
+
+    def teach(self, suggest: bool) -> dict[str, Any]:
+        teacher, lengths, memory = self.teacher_config, self.case.feature_lengths, self.where.chip.memory
+        assert teacher is not None
+        devices = self.where.host().devices()
+
+        def compile_with(shape: tuple[int, int, int], rows: int) -> Compiled:
+            return teach_step(teacher, self.layout, lengths, rows, MeshConfig(*shape).build(devices))
+
+        flops = self.teach_rows * len(devices) * float(teacher.forward_flops(*self._lengths()))
+        compiled = compile_with((len(devices), 1, 1), self.teach_rows)
+        found = self._describe(compiled, flops, len(devices))
+        if found["fits"] or not suggest:
+            return found
+        proposal = propose_teach(compile_with, len(devices), self.teach_rows, compiled, memory, logger.info)
+        return self._with(found, proposal, flops)
+
+    def decode(self, suggest: bool) -> dict[str, Any]:
+        del suggest
+        flops = self.decode_rows * self.mesh.size * float(self.case.model.answer_flops(*self._lengths()))
+        compiled = decode_step(self.case.model, self.case.feature_lengths, self.decode_rows, self.mesh)
+        return self._describe(compiled, flops, self.mesh.size)
+
+    def _lengths(self) -> tuple[int, int]:
+        return self.case.feature_lengths.get("inputs", 0), self.case.feature_lengths["targets"]
+
+    def _with(self, found: dict[str, Any], proposal: Proposal | None, flops: float) -> dict[str, Any]:
+        if proposal is None:
+            return found
+        changed = self._describe(proposal.compiled, flops * proposal.share, found["chips"])
+        return {**found, "proposal": {"flags": list(proposal.flags), **changed}}
+
+    def _describe(self, compiled: Compiled, model_flops: float, chips: int) -> dict[str, Any]:
+        """JSON of a step."""
+        chip = self.where.chip
+        found: dict[str, Any] = {
+            "bytes": {name: int(size) for name, size in compiled.parts.items() if size},
+            "total_bytes": int(compiled.total),
+            "fits": compiled.program is not None and compiled.total <= chip.memory,
+            "model_flops": model_flops,
+            "flops": compiled.flops,
+            "chips": chips,
+        }
+        if compiled.program is None:
+            return found
+        collectives = compiled.program.collectives()
+        times = estimate(compiled.program, collectives, model_flops, compiled.flops, chip, chips)
+        by_kind: dict[str, dict[str, float]] = {}
+        for each in collectives:
+            kind = by_kind.setdefault(each.kind, {"times": 0, "sent_bytes": 0.0})
+            kind["times"] += each.times
+            kind["sent_bytes"] += each.sent()
+        return {
+            **found,
+            "bytes_moved": compiled.program.bytes_moved(),
+            "collectives": by_kind,
+            "estimate": dataclasses.asdict(times),
+        }
+
+
+def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> ModelConfig | None:
+    """The teacher as the step will hold it, in the dtype that a live teacher is loaded in."""
+    if given is None and live is None:
+        return None
+    config: Any = given
+    if config is None:
+        assert live is not None
+        config, _ = read_model_file(split_step_dir(live.model_dir)[0])
+    dtype = config.dtype if live is None else live.dtype
+    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype)

@@ -1,0 +1,159 @@
+"""What to change so that a train step fits: more microbatches, more rematerialisation, another mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cat_jax.errors import UserError
+from cat_jax.parallel.batches import check_batch_size
+from cat_jax.planning.steps import Compiled, TrainCase, state_bytes, train_step
+
+MOST_TRIES = 4
+"""Each is a compilation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A change that fits.
+
+    Attributes:
+      flags: the gin flags that make it.
+      compiled: the step with it.
+      share: of the rows that the step has then.
+    """
+
+    flags: tuple[str, ...]
+    compiled: Compiled
+    share: float = 1.0
+
+
+def propose_teach(
+    compile_with: Callable[[tuple[int, int, int], int], Compiled],
+    chips: int,
+    rows: int,
+    compiled: Compiled,
+    memory: int,
+    report: Callable[[str], None],
+) -> Proposal | None:
+    """The same for teaching on one host: parameters split over its chips, and fewer rows at a time.
+
+    Args:
+      compile_with: (mesh, rows of a chip) -> the step.
+      chips: of the host.
+      rows: of a chip that do not fit.
+      compiled: their step, with a copy of the teacher on each chip.
+      memory: bytes of a chip.
+      report: is told what is tried.
+    """
+    parameters = compiled.parts["teacher"]
+    per_row = (compiled.total - parameters) / rows
+    tried = 0
+    for split in dict.fromkeys((1, chips)):
+        for fewer in (rows >> halvings for halvings in range(rows.bit_length())):
+            if parameters / split + per_row * fewer > memory or (split == 1 and fewer == rows):
+                continue
+            flags = (f"--gin.TEACH_BATCH_SIZE={fewer}",) if fewer < rows else ()
+            if split > 1:
+                flags = ("--gin.MeshConfig.data=1", f"--gin.MeshConfig.fsdp={split}", *flags)
+            report(f"trying {' '.join(flags)}")
+            found = compile_with((chips // split, split, 1), fewer)
+            tried += 1
+            if found.program is not None and found.total <= memory:
+                return Proposal(flags, found, fewer / rows)
+            if tried == MOST_TRIES:
+                return None
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    case: TrainCase
+    mesh: Any
+    flags: tuple[str, ...]
+    needed: float  # bytes a chip, guessed
+
+
+def propose(
+    case: TrainCase,
+    shape: tuple[int, int, int],
+    compiled: Compiled,
+    memory: int,
+    build: Callable[[tuple[int, int, int]], Any],
+    report: Callable[[str], None],
+) -> Proposal | None:
+    """The first change found to fit, of those that should fit by a guess, least change of the run first.
+
+    Args:
+      case: what does not fit.
+      shape: of its mesh.
+      compiled: its step.
+      memory: bytes of a chip.
+      build: a mesh of another shape.
+      report: is told what is tried.
+    """
+    tried = 0
+    for candidate in _candidates(case, shape, compiled, build):
+        if candidate.needed > memory:
+            continue
+        report(f"trying {' '.join(candidate.flags)}")
+        found = train_step(candidate.case, candidate.mesh)
+        if found.program is not None and found.total <= memory:
+            return Proposal(candidate.flags, found)
+        tried += 1
+        if tried == MOST_TRIES:
+            return None
+    return None
+
+
+def _candidates(
+    case: TrainCase, shape: tuple[int, int, int], compiled: Compiled, build: Callable[[tuple[int, int, int]], Any]
+) -> Iterator[_Candidate]:
+    """Changes in the order of what they cost: nothing but time first, then computing again, then another mesh."""
+    arguments = state_bytes(case, build(shape))
+    temporaries = compiled.total - arguments
+    for new_shape in _shapes(shape):
+        mesh = build(new_shape)
+        mesh_flags = (
+            ()
+            if new_shape == shape
+            else tuple(
+                f"--gin.MeshConfig.{axis}={size}"
+                for axis, size in zip(("data", "fsdp", "tensor"), new_shape, strict=True)
+            )
+        )
+        state = state_bytes(case, mesh)
+        rows = new_shape[0] * new_shape[1]
+        for remat in ("", "full"):
+            if remat and getattr(case.model, "remat", remat) == remat:
+                continue
+            model: Any = case.model
+            model = dataclasses.replace(model, remat=remat) if remat else model
+            for factor in (1, 2, 4, 8, 16, 32):
+                parts = case.num_microbatches * factor
+                try:
+                    check_batch_size(case.batch_size, mesh, parts)
+                except UserError:
+                    break
+                flags = mesh_flags
+                if remat:
+                    flags += (f"--gin.{type(case.model).__name__}.remat='\"{remat}\"'",)
+                if factor > 1:
+                    flags += (f"--gin.NUM_MICROBATCHES={parts}",)
+                if not flags:
+                    continue
+                share = (shape[0] * shape[1]) / rows / factor * (0.35 if remat else 1.0)
+                changed = dataclasses.replace(case, model=model, num_microbatches=parts)
+                yield _Candidate(changed, mesh, flags, state + temporaries * share)
+
+
+def _shapes(shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """The mesh itself, then with parameters split further."""
+    data, fsdp, tensor = shape
+    shapes = [shape]
+    if data > 1:
+        shapes.append((1, data * fsdp, tensor))
+    if tensor < 8 and fsdp * data % 2 == 0:
+        shapes.append((1, data * fsdp // 2, tensor * 2))
+    return shapes
