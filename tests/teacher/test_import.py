@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from teacher_cases import VOCAB, contents, reference_logits
 
+from cat_jax.checkpoint.params import load_model
 from cat_jax.cli import main as cli
 from cat_jax.errors import UserError
 from cat_jax.teacher.imported import import_signal
@@ -186,6 +187,8 @@ def test_training_cannot_tell_it_from_our_own_bit(world, rows, tmp_path):
 
     from cat_jax.data.loader import DatasetConfig
     from cat_jax.losses.objective import Objective
+from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.parallel.names import flatten_names
 
     run(world, write(tmp_path / "a.jsonl", bits(rows)), tmp_path / "imported")
     dataset = DatasetConfig(str(world.root / "store"), "toy:a", "train", LENGTHS, 8)
