@@ -7,11 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from teacher_cases import VOCAB, contents, reference_logits
+from teacher_cases import CONFIG, LENGTHS, VOCAB, contents, reference_logits
 
 from cat_jax.checkpoint.params import load_model
 from cat_jax.cli import main as cli
+from cat_jax.data.loader import DatasetConfig
 from cat_jax.errors import UserError
+from cat_jax.losses.objective import Objective
+from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.parallel.names import flatten_names
 from cat_jax.teacher.imported import import_signal
 from cat_jax.teacher.layout import BitLayout, SparseLayout
 from cat_jax.teacher.manifest import read_manifest, signal_directory
@@ -183,13 +187,6 @@ def test_the_command(world, rows, tmp_path):
 
 def test_training_cannot_tell_it_from_our_own_bit(world, rows, tmp_path):
     """cat_xent on the imported and on the taught bit: the same parameters, bit for bit."""
-    from teacher_cases import CONFIG, LENGTHS
-
-    from cat_jax.data.loader import DatasetConfig
-    from cat_jax.losses.objective import Objective
-from cat_jax.parallel.mesh import MeshConfig
-from cat_jax.parallel.names import flatten_names
-
     run(world, write(tmp_path / "a.jsonl", bits(rows)), tmp_path / "imported")
     dataset = DatasetConfig(str(world.root / "store"), "toy:a", "train", LENGTHS, 8)
     for name, signal in (("ours", world.signals["bit"]), ("theirs", tmp_path / "imported")):
