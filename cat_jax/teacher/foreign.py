@@ -67,14 +67,14 @@ def files_digest(paths: Sequence[str]) -> str:
 
 
 def _json_lines(file: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{file} line {number}"
             if not line.strip():
                 continue
             try:
                 yield where, json.loads(line)
-            except ValueError as e:
+            except ValueError as e:  # not of UTF-8 either
                 raise UserError(f"{where} is not JSON ({e})", _MEND) from e
 
 
@@ -89,7 +89,7 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[str, Any]]:
         for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
             for fields in batch.to_pylist():
                 number += 1
-                yield f"{file} row {number}", {name: value for name, value in fields.items() if value is not None}
+                yield f"{file} row {number}", fields
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"{file} is not a Parquet file ({e})", _MEND) from e
 
@@ -97,6 +97,7 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[str, Any]]:
 def _row(where: str, fields: Any) -> ForeignRow:
     if not isinstance(fields, dict):
         raise UserError(f"{where} is no object with fields", _MEND)
+    fields = {name: value for name, value in fields.items() if value is not None}
     missing = [name for name in ("example_id", "target_tokens") if name not in fields]
     if missing:
         raise UserError(f"{where} has no {missing[0]}", _MEND)
@@ -105,6 +106,8 @@ def _row(where: str, fields: Any) -> ForeignRow:
     if "top1_correct" not in fields and "top_ids" not in fields:
         raise UserError(f"{where} has neither top1_correct nor top_ids and top_logprobs", _MEND)
     tokens = fields["target_tokens"]
+    if not isinstance(tokens, list):
+        raise UserError(f"{where}: target_tokens is no list", _MEND)
     for name in ("target_tokens", "top1_correct", "top_ids", "top_logprobs"):
         values = fields.get(name)
         if values is not None and (not isinstance(values, list) or len(values) != len(tokens)):

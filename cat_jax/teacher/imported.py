@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def _most_entries(paths: Sequence[str]) -> int:
         for row in read_rows(path):
             if row.top_ids is None:
                 return 0
-            most = max(most, *map(len, row.top_ids), 0)
+            most = max(most, *(len(ids) for ids in row.top_ids if isinstance(ids, list)), 0)
     return most
 
 
@@ -150,7 +151,10 @@ class _Part:
             batch_size=0,
             num_shards=len(store.shards),
         )
-        self._writer = SignalWriter(signal_directory(output_dir, store.task, store.split), self._recipe, overwrite)
+        directory = signal_directory(output_dir, store.task, store.split)
+        self._writer = functools.partial(SignalWriter, directory, self._recipe, overwrite)
+        if not overwrite:
+            self._writer()  # refuses a directory that holds something else, before the work
         self._index = {example.example_id: number for number, example in enumerate(store)}
         lengths = store.lengths[:, 1].astype(np.int64)
         self._starts, self._lengths = np.cumsum(lengths) - lengths, lengths
@@ -186,14 +190,13 @@ class _Part:
         targets = self.store[number].targets
         self._check_tokens(row, targets)
         at = slice(int(self._starts[number]), int(self._starts[number] + self._lengths[number]))
-        if row.top_ids is not None and self._tokens.ids.shape[1]:
-            self._add_entries(row, at)
-        self._tokens.right[at] = self._right(row, targets)
+        first = self._add_entries(row, at) if row.top_ids is not None else None
+        self._tokens.right[at] = self._right(row, first, targets)
         return len(targets)
 
     def _check_tokens(self, row: ForeignRow, targets: np.ndarray) -> None:
         given = list(row.target_tokens)
-        if given == targets.tolist():
+        if given == targets.tolist() and not any(isinstance(token, bool) for token in given):
             return
         mend = "score the store's own token ids: the teacher's answer must be forced to the target"
         if len(given) != len(targets):
@@ -208,27 +211,26 @@ class _Part:
             mend,
         )
 
-    def _add_entries(self, row: ForeignRow, at: slice) -> None:
+    def _add_entries(self, row: ForeignRow, at: slice) -> np.ndarray:
+        """Keeps the entries if the layout does; returns the likeliest id of each token, i64[T]."""
         assert row.top_ids is not None
         assert row.top_logprobs is not None
-        tokens = self._tokens
-        for place, (ids, logprobs) in enumerate(zip(row.top_ids, row.top_logprobs, strict=True), at.start):
-            found, values = _entries(row, place - at.start, ids, logprobs, self._vocab_size)
-            tokens.ids[place, : len(found)] = found
-            tokens.logprobs[place, : len(found)] = values
-            tokens.tail[place] = max(1 - float(np.exp(values, dtype=np.float64).sum()), 0)
+        tokens, first = self._tokens, np.zeros(at.stop - at.start, np.int64)
+        keeps = tokens.ids.shape[1] > 0
+        for place, (ids, logprobs) in enumerate(zip(row.top_ids, row.top_logprobs, strict=True)):
+            found, values = _entries(row, place, ids, logprobs, self._vocab_size)
+            first[place] = found[0]
+            if keeps:
+                tokens.ids[at.start + place, : len(found)] = found
+                tokens.logprobs[at.start + place, : len(found)] = values
+                tokens.tail[at.start + place] = max(1 - float(np.exp(values).sum()), 0)
+        return first
 
-    def _right(self, row: ForeignRow, targets: np.ndarray) -> list[bool]:
+    def _right(self, row: ForeignRow, first: np.ndarray | None, targets: np.ndarray) -> Any:
         """The given bits; or whether the likeliest id, of equal ones the lowest, is the target."""
-        first = None
-        if row.top_ids is not None and row.top_logprobs is not None:
-            first = [
-                min(zip((-p for p in logprobs), ids, strict=True), default=(0, -1))[1]
-                for ids, logprobs in zip(row.top_ids, row.top_logprobs, strict=True)
-            ]
         if row.top1_correct is None:
             assert first is not None
-            return [one == other for one, other in zip(first, targets.tolist(), strict=True)]
+            return first == targets
         if not all(isinstance(bit, bool) for bit in row.top1_correct):
             raise UserError(f"{row.where}: top1_correct has something else than true and false", "give one a token")
         return list(row.top1_correct)
@@ -246,15 +248,16 @@ class _Part:
 
     def write(self) -> Manifest:
         """Writes shards and manifest."""
+        writer = self._writer()  # takes over what was there: only now, when every row has been found to fit
         ends = np.append(self._starts, len(self._tokens.right))
         for shard, entry in enumerate(self.store.shards):
-            if self._writer.finished(shard):
+            if writer.finished(shard):
                 continue
             at = slice(int(ends[self.store.offsets[shard]]), int(ends[self.store.offsets[shard + 1]]))
             buffer = ShardBuffer(self._recipe, entry.target_tokens)
             buffer.put(np.arange(entry.target_tokens), self._fields(at))
-            self._writer.write(shard, entry.num_examples, buffer)
-        manifest = self._writer.finish()
+            writer.write(shard, entry.num_examples, buffer)
+        manifest = writer.finish()
         assert manifest is not None
         return manifest
 
@@ -277,14 +280,18 @@ def _entries(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and log-probabilities of one token, likeliest first; of equal ones the lowest id."""
     where = f"{row.where}: target token {place} of example {row.example_id}"
-    if len(ids) != len(logprobs) or not len(ids):
+    if not isinstance(ids, list) or not isinstance(logprobs, list):
+        raise UserError(f"{where} has no list of top_ids or of top_logprobs", "give a list for each target token")
+    if len(ids) != len(logprobs) or not ids:
         raise UserError(
             f"{where} has {len(ids)} top_ids and {len(logprobs)} top_logprobs", "give equally many, at least 1"
         )
     try:
-        found, values = np.asarray(ids, np.int64), np.asarray(logprobs, np.float64)
+        found, values = np.asarray(ids), np.asarray(logprobs, np.float64)
     except (TypeError, ValueError) as e:
         raise UserError(f"{where} has entries that are no numbers ({e})", "give ids and natural logarithms") from e
+    if found.dtype.kind not in "iu" or found.ndim != 1 or values.ndim != 1:
+        raise UserError(f"{where} has top_ids that are no whole numbers", "give the ids of the store's vocabulary")
     if found.min() < 0 or found.max() >= vocab_size:
         raise UserError(
             f"{where} names the id {found.max() if found.max() >= vocab_size else found.min()}, the store's vocabulary "

@@ -132,6 +132,13 @@ BAD = {
     "a row missing": (lambda r: r[1:], "1 of 60 examples"),
     "neither": (lambda r: [{n: r[0][n] for n in ("example_id", "target_tokens")}, *r[1:]], "neither top1_correct"),
     "one of two": (lambda r: [{n: v for n, v in r[0].items() if n != "top_ids"}, *r[1:]], "one of top_ids"),
+    "a flat list": (lambda r: changed(r, top_ids=[1] * len(r[0]["target_tokens"])), "no list of top_ids"),
+    "null entries": (lambda r: changed(r, top_ids=[None] * len(r[0]["target_tokens"])), "no list of top_ids"),
+    "null tokens": (lambda r: changed(r, target_tokens=None), "has no target_tokens"),
+    "no list of tokens": (lambda r: changed(r, target_tokens=3), "target_tokens is no list"),
+    "bits of null alone": (lambda r: changed(bits(r), top1_correct=None), "neither top1_correct"),
+    "fractions": (lambda r: changed(r, top_ids=[[0.5, 1, 2, 3, 4]] * len(r[0]["target_tokens"])), "no whole numbers"),
+    "words": (lambda r: changed(r, top_logprobs=[["a"] * 5] * len(r[0]["target_tokens"])), "no numbers"),
     "no id": (lambda r: [{"target_tokens": [1]}, *r[1:]], "has no example_id"),
 }
 
@@ -144,12 +151,28 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(world, rows, tmp_pa
     assert not contents(tmp_path / "signal")
 
 
+def test_a_bad_file_leaves_the_finished_signal_that_it_was_to_replace(world, rows, tmp_path):
+    run(world, write(tmp_path / "good.jsonl", bits(rows)), tmp_path / "signal")
+    before = contents(tmp_path / "signal")
+    with pytest.raises(UserError, match="have no row"):
+        run(world, write(tmp_path / "bad.jsonl", bits(rows)[1:]), tmp_path / "signal", overwrite=True)
+    assert contents(tmp_path / "signal") == before
+
+
+def test_probabilities_are_checked_where_the_bit_alone_is_kept(world, rows, tmp_path):
+    bad = changed(rows, top_logprobs=[["a"] * 5] * len(rows[0]["target_tokens"]))
+    with pytest.raises(UserError, match="no numbers"):
+        run(world, write(tmp_path / "bad.jsonl", bad), tmp_path / "signal", keep="bit")
+
+
 def test_files_that_are_none(world, tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"example_id": "\xe9"}\n')
     (tmp_path / "broken.jsonl").write_text('{"example_id": "0", \n')
     (tmp_path / "broken.parquet").write_text("no")
     (tmp_path / "list.jsonl").write_text("[1]\n")
     for file, problem in (
         ("broken.jsonl", "line 1 is not JSON"),
+        ("latin.jsonl", "line 1 is not JSON"),
         ("broken.parquet", "not a Parquet file"),
         ("list.jsonl", "no object"),
         ("none.jsonl", "there is no file"),
