@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import statistics
 import time
 from typing import Any
@@ -29,10 +27,11 @@ from cat_jax.losses.objective import Objective
 from cat_jax.losses.terms import LossHead
 from cat_jax.parallel.batches import ROW_AXES, VOCAB_AXIS
 from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.planning.hlo import HloProgram
+from cat_jax.planning.topology import Topology
 from cat_jax.types import Array, Batch, Head, ModelOutput, SparseDistribution, TeacherSignal
 
 MIB = 1 << 20
-CLOCK_HZ = 1.503e9  # of a v5e's core
 ENTRIES = 24  # of a sparse signal
 
 
@@ -110,10 +109,8 @@ def on_cpu(rounds: int) -> dict[str, Any]:
 
 def on_tpu(vocab_size: int, signal: str, block_tokens: int | None) -> dict[str, Any]:
     """The fused head, compiled for chips that are not here."""
-    from jax.experimental import topologies
-
-    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
-    mesh = MeshConfig(data=4, tensor=4).build(devices)
+    where = Topology.parse("v5e:4x4")
+    mesh = MeshConfig(data=4, tensor=4).build(where.devices())
     shapes = arguments(256, 512, 1024, 4096, vocab_size, signal, jnp.bfloat16, mesh)
     head = FusedHead(mesh, ROW_AXES, VOCAB_AXIS, block_tokens)
     compiled = gradients(signal, head).lower(*shapes).compile()
@@ -122,33 +119,8 @@ def on_tpu(vocab_size: int, signal: str, block_tokens: int | None) -> dict[str, 
         "signal": signal,
         "block_tokens": head.block_tokens or head._block_tokens(vocab_size),
         "temporaries_mib": round(compiled.memory_analysis().temp_size_in_bytes / MIB, 2),
-        "estimated_ms": round(1e3 * estimated_cycles(compiled.as_text()) / CLOCK_HZ, 2),
+        "estimated_ms": round(1e3 * HloProgram(compiled.as_text()).cycles() / where.chip.clock, 2),
     }
-
-
-def estimated_cycles(hlo: str) -> int:
-    """The sum over a program's instructions, the body of a loop as often as it runs."""
-    bodies: dict[str, list[str]] = {}
-    entry = current = ""
-    for line in hlo.splitlines():
-        if match := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            current = match[2]
-            bodies[current] = []
-            entry = current if match[1] else entry
-        elif current and line.startswith("  "):
-            bodies[current].append(line)
-
-    def of(name: str) -> int:
-        total = 0
-        for line in bodies[name]:
-            if loop := re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line):
-                (limit,) = re.findall(r" s32\[\]\S* constant\((\d+)\)", "\n".join(bodies[loop[1]]))
-                total += int(limit) * of(loop[2])
-            elif cycles := re.search(r'"estimated_cycles":"?(\d+)', line):
-                total += int(cycles[1])
-        return total
-
-    return of(entry)
 
 
 def main() -> None:
@@ -161,10 +133,6 @@ def main() -> None:
     parser.add_argument("--block_tokens", type=int)
     parser.add_argument("--json")
     args = parser.parse_args()
-    if args.where == "tpu":
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     figures = on_cpu(args.rounds) if args.where == "cpu" else on_tpu(args.vocab, args.signal, args.block_tokens)
     text = json.dumps(figures, indent=2)
     print(text)

@@ -18,19 +18,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from cat_jax.data.assemble import HostBatch
 from cat_jax.losses.objective import Objective
+from cat_jax.losses.terms import LossHead, Terms, TokenLosses
 from cat_jax.models.t5_config import T5Config
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.train.inputs import make_place
 from cat_jax.train.optimizer import AdamW
-from cat_jax.train.program import TrainProgram, build_program
+from cat_jax.train.program import TeacherProgram, TrainProgram, build_program
 from cat_jax.train.window import MetricWindow
-from cat_jax.types import Batch, TeacherSignal
+from cat_jax.types import Batch, SparseDistribution, TeacherSignal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,21 @@ SIZES = {
     "mini": Size(4096, 128, 4, 32, 512, 2, 32, 64, 32),
     "tiny": Size(32128, 256, 4, 64, 1024, 4, 16, 128, 64),  # models/t5_tiny.gin, 26M parameters
 }
+
+
+class WholeLogits:
+    """A head that takes nothing, so that whole logits are made."""
+
+    def takes(self, terms: Terms) -> bool:
+        """Nothing."""
+        del terms
+        return False
+
+    def __call__(self, *_: Any) -> tuple[jax.Array, TokenLosses]:
+        """Never asked."""
+        raise NotImplementedError
+
+
 Contender = Callable[[int], None]
 """Runs so many steps, and waits for them."""
 
@@ -65,35 +83,78 @@ def batch_of(size: Size) -> Batch:
     return Batch(targets, shifted, np.ones(targets.shape, np.float32), inputs)
 
 
-def make_program(size: Size, objective: Objective) -> TrainProgram:
-    """The train step of a run on one device."""
-    config = T5Config(
+def config_of(size: Size, wider: int = 1) -> T5Config:
+    """The model, or one so many times as wide."""
+    return T5Config(
         vocab_size=size.vocab_size,
-        embed_dim=size.embed_dim,
-        num_heads=size.num_heads,
+        embed_dim=size.embed_dim * wider,
+        num_heads=size.num_heads * wider,
         head_dim=size.head_dim,
-        mlp_dim=size.mlp_dim,
+        mlp_dim=size.mlp_dim * wider,
         num_encoder_layers=size.layers,
         num_decoder_layers=size.layers,
         dropout_rate=0.0,
     )
-    return build_program(config, objective, AdamW(1e-3), MeshConfig(data=1).build(jax.devices()[:1]))
 
 
-def ours(size: Size, objective: Objective, bit: bool) -> Contender:
-    """cat-jax, with the loop's own handling of batches and metrics."""
-    program = make_program(size, objective)
-    place = make_place(program.mesh, objective)
+def make_program(
+    size: Size, objective: Objective, teacher: TeacherProgram | None = None, head: LossHead | None = None
+) -> TrainProgram:
+    """The train step of a run on one device."""
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    return build_program(config_of(size), objective, AdamW(1e-3), mesh, teacher=teacher, head=head)
+
+
+def make_teacher(size: Size) -> TeacherProgram:
+    """A live teacher twice as wide, its parameters random."""
+    graphdef, params = nnx.split(config_of(size, wider=2).build(jax.random.key(1)))
+    return TeacherProgram(lambda params, batch: TeacherSignal(None, output=nnx.merge(graphdef, params)(batch)), params)
+
+
+def teacher_forward(size: Size, teacher: TeacherProgram) -> Contender:
+    """The teacher alone: its logits, and the greatest of each position."""
     batch = batch_of(size)
-    right = np.random.default_rng(1).random(batch.decoder_target_tokens.shape) < 0.5
-    host = HostBatch(batch, TeacherSignal(right) if bit else None)
+
+    @jax.jit
+    def forward(params: Any) -> jax.Array:
+        output = teacher.signal(params, batch).output
+        assert output is not None
+        return output.head.logits(output.hidden).max(-1)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            forward(teacher.params).block_until_ready()
+
+    return run
+
+
+def stored_signal(size: Size, kind: str) -> TeacherSignal | None:
+    """A random signal as the loader gives it: "bit", "sparse" (8 exact entries and 16 draws), or none."""
+    if kind not in ("bit", "sparse"):
+        return None
+    draw = np.random.default_rng(1)
+    shape = (size.rows, size.targets)
+    right: Any = draw.random(shape) < 0.5
+    if kind == "bit":
+        return TeacherSignal(right)
+    ids: Any = draw.integers(0, size.vocab_size, (*shape, 24)).astype(np.int32)
+    probabilities: Any = draw.dirichlet(np.ones(24), shape).astype(np.float32)
+    return TeacherSignal(right, sparse=SparseDistribution(ids, probabilities, None))
+
+
+def ours(size: Size, objective: Objective, signal: str = "", head: LossHead | None = None) -> Contender:
+    """cat-jax, with the loop's own handling of batches and metrics; `signal` is "bit", "sparse", "live" or none."""
+    teacher = make_teacher(size) if signal == "live" else None
+    program = make_program(size, objective, teacher, head)
+    place = make_place(program.mesh, objective)
+    host = HostBatch(batch_of(size), stored_signal(size, signal))
     state = program.init(0)
 
     def run(steps: int) -> None:
         nonlocal state
         window = MetricWindow()
         for step in range(steps):
-            state, metrics = program.step(state, [], *place(host))
+            state, metrics = program.step(state, program.teacher_leaves, *place(host))
             window.add(step, metrics)
             window.settle(leave=2)
         window.settle()
@@ -194,8 +255,12 @@ def main() -> None:
     args = parser.parse_args()
     size = SIZES[args.size]
     contenders = {
-        "xent": ours(size, Objective(w=1.0, keep="all"), bit=False),
-        "cat_xent, stored bit": ours(size, Objective(w=1.0, keep="either"), bit=True),
+        "xent": ours(size, Objective(w=1.0, keep="all")),
+        "cat_xent, stored bit": ours(size, Objective(w=1.0), "bit"),
+        "cat_dist, stored sparse": ours(size, Objective(w=0.5), "sparse"),
+        "cat_dist, live teacher": ours(size, Objective(w=0.5), "live"),
+        "the teacher's forward": teacher_forward(size, make_teacher(size)),
+        "xent, whole logits": ours(size, Objective(w=1.0, keep="all"), head=WholeLogits()),
     }
     torch = transformers_on_torch(size)
     if torch is not None:
@@ -214,6 +279,15 @@ def main() -> None:
         result["contenders"][name] = figures
         ms, rate, best, median = figures.values()
         print(f"{name:24}{ms:10.1f}{rate:12.0f}{best:18.3f}{median:10.3f}")
+    alone = [sum(pair) for pair in zip(times["xent"], times["the teacher's forward"], strict=True)]
+    ratios = [both / apart for both, apart in zip(times["cat_dist, live teacher"], alone, strict=True)]
+    result["live_over_xent_and_forward"] = {"best": min(times["cat_dist, live teacher"]) / min(alone)}
+    result["live_over_xent_and_forward"]["median"] = statistics.median(ratios)
+    print(
+        "live teacher over xent and the teacher's forward: {best:.3f}, median {median:.3f}".format(
+            **result["live_over_xent_and_forward"]
+        )
+    )
     print(f"host time per step: {result['host_overhead_ms']:.2f} ms")
     if args.json:
         with open(args.json, "w") as f:

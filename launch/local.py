@@ -3,14 +3,15 @@
     python -m cat_jax_launch.local --processes 2 --devices_per_process 4 -- train --gin_file=runs/train.gin ...
 
 Each process runs the same `cat-jax` command; its lines are marked with its number. SIGTERM and Ctrl-C reach all of
-them. When one fails the others are stopped, and its exit code is the launcher's.
+them. When one fails the others are stopped, and its exit code is the launcher's. When one is preempted (exit code 75)
+and the launcher was not told to stop, all are started again.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +21,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
+from cat_jax.errors import UserError
+
+from .command import Parser, run_launcher
+from .restart import AGAIN, Restarts
+
 _SAVING_SECONDS = 120.0
 """How long processes that were told to stop may take: they save a checkpoint."""
 
@@ -27,6 +33,7 @@ _ORPHAN_SECONDS = 10.0
 """How long they may take once one of them has failed: they cannot save without it."""
 
 _POLL_SECONDS = 0.1
+_PROGRAM = (sys.executable, "-m", "cat_jax.cli.main")
 
 
 def free_port() -> int:
@@ -60,7 +67,21 @@ def environment(process: int, processes: int, port: int, devices: int | None) ->
 
 
 def launch(arguments: Sequence[str], processes: int, devices: int | None = None) -> int:
-    """Runs `cat-jax ARGUMENTS` in every process of a job; returns 0, or the exit code of the first that failed."""
+    """Runs `cat-jax ARGUMENTS` in every process of a job, again after each preemption that is not the launcher's own.
+
+    Returns:
+      0, or the exit code of the first process that failed.
+    """
+    restarts = Restarts()
+    while True:
+        code, stopped = _launch_once(arguments, processes, devices)
+        if stopped or not restarts.again(code):
+            return code
+        print(f"local: exit code {code}: starting again", file=sys.stderr, flush=True)
+
+
+def _launch_once(arguments: Sequence[str], processes: int, devices: int | None) -> tuple[int, bool]:
+    """(exit code, whether the launcher was told to stop)."""
     port = free_port()
     job, lock = _Job(), threading.Lock()
     readers = []
@@ -70,7 +91,7 @@ def launch(arguments: Sequence[str], processes: int, devices: int | None = None)
                 process = job.start(arguments, environment(index, processes, port, devices))
                 readers.append(threading.Thread(target=_echo, args=(index, process, lock)))
                 readers[-1].start()
-            return job.wait()
+            return job.wait(), job.stopped
     finally:
         job.kill()
         for reader in readers:
@@ -83,10 +104,12 @@ class _Job:
     def __init__(self):
         self._processes: list[subprocess.Popen] = []
         self._deadline: float | None = None
+        self.stopped = False
+        """Whether a signal told all of them to stop."""
 
     def start(self, arguments: Sequence[str], setting: Mapping[str, str]) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cat_jax.cli.main", *arguments],
+            [*_PROGRAM, *arguments],
             env=setting,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -105,6 +128,7 @@ class _Job:
         """SIGTERM and Ctrl-C tell all processes to stop, those to come included."""
 
         def stop(number: int, frame: FrameType | None) -> None:
+            self.stopped = True
             self._tell(_SAVING_SECONDS)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -123,7 +147,7 @@ class _Job:
                 first = codes[0]
                 # After a signal to all, each ends by itself with the same code.
                 if self._deadline is None:
-                    self._tell(_ORPHAN_SECONDS)
+                    self._tell(_SAVING_SECONDS if first in AGAIN else _ORPHAN_SECONDS)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self.kill()
             time.sleep(_POLL_SECONDS)
@@ -154,25 +178,35 @@ def _echo(index: int, job: subprocess.Popen, lock: threading.Lock) -> None:
             sys.stdout.flush()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cat_jax_launch.local",
-        description="Run one cat-jax command in several processes of this machine, joined by jax.distributed.",
-        usage="%(prog)s [--processes N] [--devices_per_process D] -- COMMAND [FLAGS]",
-    )
+def _dry_run(command: Sequence[str], processes: int, devices: int | None) -> None:
+    """Prints a line of shell for each process."""
+    port = free_port()
+    for index in range(processes):
+        setting = environment(index, processes, port, devices)
+        setting.pop("CAT_JAX_PARENT")  # these have another
+        changed = [f"{name}={value}" for name, value in setting.items() if os.environ.get(name) != value]
+        print(shlex.join(["env", *changed, *_PROGRAM, *command]))
+
+
+def _work(argv: Sequence[str]) -> int:
+    description = "Run one cat-jax command in several processes of this machine, joined by jax.distributed."
+    parser = Parser("local", description, "[--processes N] [--devices_per_process D]")
     parser.add_argument("--processes", type=int, default=2, help="how many processes (default: 2)")
     parser.add_argument(
         "--devices_per_process", type=int, help="fake CPU devices of each; default: the devices that are there"
     )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND [FLAGS]", help="what cat-jax runs")
-    args = parser.parse_args(argv)
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
-        parser.error("no command: end with e.g. `-- train --gin_file=runs/train.gin`")
+    args, command = parser.read(argv)
     if args.processes < 1 or (args.devices_per_process is not None and args.devices_per_process < 1):
-        parser.error("--processes and --devices_per_process are at least 1")
-    return launch(command, args.processes, args.devices_per_process)
+        raise UserError("--processes or --devices_per_process is below 1", "give 1 or more")
+    if args.dry_run:
+        _dry_run(command.arguments, args.processes, args.devices_per_process)
+        return 0
+    return launch(command.arguments, args.processes, args.devices_per_process)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run_launcher("local", _work, argv)
 
 
 if __name__ == "__main__":

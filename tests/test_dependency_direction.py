@@ -62,3 +62,14 @@ def test_curves_and_reports_run_where_there_is_no_jax():
     code = "import sys; sys.modules['jax'] = None; import cat_jax.cascade.experiment, cat_jax.report.files"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_launchers_need_nothing_of_the_core_but_its_errors():
+    """They run on machines without jax; and nothing in the core needs them."""
+    for path in (ROOT / "launch").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+        core = {name for name in names if name.split(".")[0] in ("cat_jax", "jax", "numpy")}
+        assert core <= {"cat_jax.errors"}, f"{path} imports {core}"
+    assert not [path for path in FILES if any(name.startswith("cat_jax_launch") for name in imports_of(path))]

@@ -63,6 +63,7 @@ class Manual:
       macros: the macros of its run file: name to meaning.
       example: a command line that works.
       switches: the command's own on/off flags: name to meaning.
+      options: its own flags that take a value, repeatable: name to meaning.
       run_file: the bundled run file, where it is not called as the command is.
     """
 
@@ -71,10 +72,12 @@ class Manual:
     macros: Mapping[str, str]
     example: str
     switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     run_file: str = ""
 
     def text(self) -> str:
-        macros, switches = _rows(self.macros), _rows(self.switches, 25)
+        macros = _rows(self.macros)
+        switches = _rows({f"{name}=VALUE": what for name, what in self.options.items()} | dict(self.switches), 25)
         return (
             f"usage: cat-jax {self.name} --gin_file=FILE [--gin.NAME=VALUE]...\n\n{textwrap.dedent(self.what).strip()}"
             f"\n\nmacros of runs/{self.run_file or self.name}.gin:\n{macros}\n\nexample:\n"
@@ -88,8 +91,8 @@ def _rows(meanings: Mapping[str, str], width: int = 0) -> str:
     return "\n".join(f"  {name:<{width}}{meaning}" for name, meaning in meanings.items())
 
 
-def parse_gin_flags(manual: Manual, argv: Sequence[str]) -> tuple[GinFlags, set[str]]:
-    """The configuration flags in `argv`, and which of the command's own switches were given.
+def parse_gin_flags(manual: Manual, argv: Sequence[str]) -> tuple[GinFlags, dict[str, list[str]]]:
+    """The configuration flags in `argv`, and which of the command's own flags were given, with their values.
 
     Raises:
       UserError: an unknown flag, or no configuration at all.
@@ -101,8 +104,10 @@ def parse_gin_flags(manual: Manual, argv: Sequence[str]) -> tuple[GinFlags, set[
     files: list[str] = []
     bindings: list[str] = []
     paths: list[str] = []
-    scope, given = "", set()
+    scope: str = ""
+    given: dict[str, list[str]] = {}
     values = {"--gin_file": files.append, "--gin_search_paths": lambda value: paths.extend(value.split(","))}
+    values |= {name: lambda value, name=name: given.setdefault(name, []).append(value) for name in manual.options}
     rest = list(argv)
     while rest:
         argument = rest.pop(0)
@@ -110,7 +115,7 @@ def parse_gin_flags(manual: Manual, argv: Sequence[str]) -> tuple[GinFlags, set[
         if flag.startswith("--gin."):
             bindings.append(argument.removeprefix("--gin."))
         elif flag in manual.switches and not equals:
-            given.add(flag)
+            given[flag] = []
         elif flag in values or flag == "--gin_scope":
             if not equals:
                 if not rest or rest[0].startswith("--"):

@@ -35,6 +35,7 @@ class Name:
 ROOTS = {
     "prepare": Name("cat_jax.data.prepare", "prepare", light=True),
     "teach": Name("cat_jax.teacher.writer", "teach"),
+    "import_signal": Name("cat_jax.teacher.imported", "import_signal", supplied=("files",)),
     "train": Name("cat_jax.train.loop", "train"),
     "evaluate": Name("cat_jax.evaluate.run", "evaluate"),
     "cascade": Name(

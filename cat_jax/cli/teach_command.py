@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cat_jax.cli.command import MULTIPROCESS, Manual, parse_gin_flags
 from cat_jax.cli.outputs import check_writable, save_configuration
 from cat_jax.cli.stores import Wanted, ensure_prepared
+from cat_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,8 @@ MANUAL = Manual(
     what="""
     Runs a frozen model over a prepared task or mixture and writes what it thinks of every target token, beside the
     store and record for record: a bit (enough for cat_xent), a sparse distribution, or full logits. A killed `teach`
-    goes on at the shard where it was; a signal of other settings is never mixed in.
+    goes on at the shard where it was; a signal of other settings is never mixed in. With --import the teacher is
+    another program, an API for example, whose answers are checked against the store token by token.
     """,
     macros={
         "TEACHER_DIR": "the directory of the teacher's training run, or of one checkpoint of it",
@@ -25,11 +27,13 @@ MANUAL = Manual(
         "STORE_DIR": "where its stores are",
         "TEACH_SPLITS": "list of splits (default: ['train'])",
         "LAYOUT": "@SparseLayout() (default), @BitLayout() or @FullLayout()",
+        "TEACHER_NAME": "with --import: who taught, in place of TEACHER_DIR",
     },
     switches={
         "--overwrite": "replace a signal of other settings; redo damaged shards",
         **MULTIPROCESS,
     },
+    options={"--import": "a .jsonl or .parquet file of another teacher's answers (docs/teachers.md); repeatable"},
     example="""
     cat-jax teach --gin_file=runs/teach.gin --gin.TEACHER_DIR='"runs/teacher"' --gin.SIGNAL_DIR='"runs/signal"' \\
       --gin.MIXTURE_OR_TASK_NAME='"pronunciation"' --gin.STORE_DIR='"runs/store"' --gin.LAYOUT='@BitLayout()'
@@ -45,13 +49,17 @@ def main(argv: Sequence[str]) -> int:
 
     several = devices.start("--multiprocess" in given)
     devices.cache_compilations()
-    command = configuration.configure(configuration.of_flags(flags), "teach")
+    files = given.get("--import")
+    if files and several:
+        raise UserError("--import is one process's work", "leave --multiprocess out")
+    command = configuration.configure(configuration.of_flags(flags), "import_signal" if files else "teach")
     arguments = command.arguments
     splits = split_names(arguments["splits"])
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "SIGNAL_DIR")
-    manifests = command.call(**({"overwrite": True} if "--overwrite" in given else {}))
+    changes = {"overwrite": True} if "--overwrite" in given else {}
+    manifests = command.call(**changes, **({"files": files} if files else {}))
     if devices.is_first():
         from cat_jax.teacher.manifest import signal_directory
 

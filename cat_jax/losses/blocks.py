@@ -67,7 +67,7 @@ class Blocks:
       coefficients: the factor on each token's loss.
       student: its head.
       teacher: its head, where logits are made of the teacher's hidden states.
-      size: tokens of a block, at most.
+      size: tokens of a block, at most, rounded up to a multiple of 8.
       row_axes: the mesh axes over which tokens are split.
       for_tpu: goes the ways that suit XLA:TPU: see `FirstChoice.by_maxima`; and the logits' gradient is made once for
         each of the two products that it enters, so that it is never written down: a pass over a block's logits costs
@@ -154,9 +154,9 @@ class Blocks:
         """Runs `body` over blocks of equal size, the last filled up with tokens of weight 0; stacks to [B, T, ...]."""
         rows, positions = tokens.targets.shape
         count = rows * positions
-        blocks = -(-count // self.size)
-        size = -(-count // blocks)
-        size = -(-size // 8) * 8 if blocks > 1 else size
+        size = -(-count // -(-count // self.size))  # equal blocks
+        size = -(-size // 8) * 8 if size < count else size
+        blocks = -(-count // size)
 
         def split(x: Array) -> Array:
             x = x.reshape(count, *x.shape[2:])
@@ -173,7 +173,11 @@ class Blocks:
 
 def _blank(tree: Any, counted: Array) -> Any:
     """`tree` with 0 wherever a token does not count: NaN there must reach neither loss nor gradient."""
-    return jax.tree.map(lambda x: jnp.where(counted.reshape(-1, *[1] * (x.ndim - 1)), x, 0), tree)
+
+    def blank(x: Array) -> Array:
+        return jnp.where(counted.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))  # a bool stays one
+
+    return jax.tree.map(blank, tree)
 
 
 def _wide(sparse: SparseDistribution) -> SparseDistribution:

@@ -78,7 +78,7 @@ class FusedHead:
             uniform=uniform,
             teacher_right=right,
             teacher_hidden=teacher.hidden if isinstance(teacher, ModelOutput) else None,
-            teacher_logits=_of_width(teacher, width, -jnp.inf) if isinstance(teacher, jax.Array) else None,
+            teacher_logits=_logits_of(teacher, student.head, width) if isinstance(teacher, jax.Array) else None,
             sparse=teacher if isinstance(teacher, SparseDistribution) else None,
         )
         blocks = Blocks(
@@ -168,6 +168,11 @@ def _teacher_of(
     if terms.w < 1:
         return distribution_of(signal, terms.temperature, vocab_size)
     return signal.output if signal is not None and signal.top1_correct is None else None
+
+
+def _logits_of(teacher: Array, head: Head, width: int) -> Array:
+    """Stored logits as the dense head reads them: what is beyond the student's columns is left out."""
+    return _of_width(teacher[..., : head.kernel.shape[-1]], width, -jnp.inf)
 
 
 def _of_width(x: Array, width: int, filling: float) -> Array:

@@ -132,6 +132,7 @@ class Objective:
         Raises:
           UserError: the signal lacks what the objective needs, or does not fit it.
         """
+        self._check_uniform(uniform)
         if head is None or not self._leaves_losses_to(head):
             tokens = self.tokens(student, batch, signal)
             return tokens, self.sum_up(tokens, batch, num_tasks=num_tasks, uniform=uniform)
@@ -180,8 +181,7 @@ class Objective:
         self, tokens: TokenLosses, batch: Batch, *, num_tasks: int = 1, uniform: Array | None = None
     ) -> LossOutput:
         """The sums over the target tokens. Only `loss_sum` has a gradient, and only to the student."""
-        if self.needs_uniform and uniform is None:
-            raise ValueError("a random keep rule needs `uniform` numbers, drawn for the global batch")
+        self._check_uniform(uniform)
         weights = _weights(batch).reshape(-1)
         uniform = None if uniform is None else uniform.reshape(-1)
         kept = self.keep_rule(tokens.student_right, tokens.teacher_right, uniform)
@@ -212,6 +212,10 @@ class Objective:
         """Whether nothing of what a head replaces is overridden, and the head has every term."""
         own = type(self).tokens is not Objective.tokens or type(self).sum_up is not Objective.sum_up
         return not own and head.takes(self.terms)
+
+    def _check_uniform(self, uniform: Array | None) -> None:
+        if self.needs_uniform and uniform is None:
+            raise ValueError("a random keep rule needs `uniform` numbers, drawn for the global batch")
 
     def _check_signal(self, signal: TeacherSignal | None) -> None:
         if self.needs_teacher and signal is None:

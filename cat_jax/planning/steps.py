@@ -92,7 +92,7 @@ def train_step(case: TrainCase, mesh: Mesh) -> Compiled:
       UserError: rules, batch and mesh do not fit each other.
     """
     step, arguments, parts = train_arguments(case, mesh)
-    return _compile(step, arguments, parts, mesh.size, activations=_activations(case, arguments[2], mesh))
+    return _compile(step, arguments, parts, mesh.size, activations=activation_bytes(case, arguments[2], mesh))
 
 
 def state_bytes(case: TrainCase, mesh: Mesh) -> int:
@@ -261,7 +261,7 @@ def _teacher_program(config: ModelConfig, mesh: Mesh, rules: AxisRules) -> Teach
     return TeacherProgram(signal, params)
 
 
-def _activations(case: TrainCase, batch: Batch, mesh: Mesh) -> int:
+def activation_bytes(case: TrainCase, batch: Batch, mesh: Mesh) -> int:
     """Bytes on a chip of what the student's forward pass keeps for the backward pass, as JAX writes it.
 
     The compiler may keep less. Rows are split over the mesh's row axes, and whatever is not as wide as the model

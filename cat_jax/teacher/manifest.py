@@ -132,7 +132,8 @@ class ShardEntry:
     """A finished shard. `blocks` are the CRC-32s of the file's blocks, so that reading finds damage without a scan.
 
     They are one hexadecimal string, 8 digits a block, least byte first. `squared_error` is the sum over the target
-    tokens of the squared distance between stored and taught distribution; None where the layout has no distribution.
+    tokens of the squared distance between stored and taught distribution; None where the layout has no distribution,
+    or an imported signal does not tell it.
     """
 
     file: str
@@ -172,15 +173,14 @@ class Manifest:
 
     @property
     def error_per_token(self) -> float | None:
-        """Root mean square over the target tokens of |stored - taught distribution|, Euclidean; None without one.
+        """Root mean square over the target tokens of |stored - taught distribution|, Euclidean; None if not known.
 
         It is the length of what a token's gradient by the student's logits is off by, at w = 0 and temperature 1,
         where the tail is drawn.
         """
         errors = [shard.squared_error for shard in self.shards if shard.squared_error is not None]
-        if not self.recipe.layout.has_distribution:
-            return None
-        return math.sqrt(math.fsum(errors) / max(self.target_tokens, 1))
+        known = sum(shard.target_tokens for shard in self.shards if shard.squared_error is not None)
+        return math.sqrt(math.fsum(errors) / known) if known == self.target_tokens > 0 else None
 
     @property
     def fingerprint(self) -> str:

@@ -35,7 +35,7 @@ class ShardBuffer:
         self._bits = np.zeros(target_tokens, bool)
         self._filled = np.zeros(target_tokens, bool)
         self._records = None if self._dtype is None else np.zeros(target_tokens, self._dtype)
-        self._squared_errors = np.zeros(target_tokens, np.float32) if recipe.layout.has_distribution else None
+        self._squared_errors = np.full(target_tokens, np.nan, np.float32)
 
     def put(self, positions: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
         """Sets the target positions i64[N] to what the layout's `encode` gave for them, arrays [N, ...]."""
@@ -44,7 +44,7 @@ class ShardBuffer:
         self._bits[positions] = fields["top1_correct"]
         if self._records is not None and self._dtype is not None:
             self._records[positions] = pack_records(self._dtype, fields)
-        if self._squared_errors is not None:
+        if "squared_error" in fields:
             self._squared_errors[positions] = fields["squared_error"]
 
     @property
@@ -53,8 +53,9 @@ class ShardBuffer:
 
     @property
     def squared_error(self) -> float | None:
-        """The sum over the target positions, exactly rounded whatever their order; None without a distribution."""
-        return None if self._squared_errors is None else math.fsum(self._squared_errors.tolist())
+        """The sum over the target positions, exactly rounded whatever their order; None if not known of all."""
+        known = self.target_tokens > 0 and not np.isnan(self._squared_errors).any()
+        return math.fsum(self._squared_errors.tolist()) if known else None
 
     def content(self) -> bytes:
         """The file's bytes."""

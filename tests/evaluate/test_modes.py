@@ -10,8 +10,7 @@ from small_world import LENGTHS, VOCABULARY, model, write_examples
 from cat_jax.decode.greedy import Greedy, greedy
 from cat_jax.decode.score import score_targets
 from cat_jax.evaluate.devices import Devices
-from cat_jax.evaluate.generate import Generation
-from cat_jax.evaluate.generate import _program as generation_program
+from cat_jax.evaluate.generate import Generation, generation_program
 from cat_jax.evaluate.job import EvaluatedModel, Job, answer
 from cat_jax.evaluate.prompts import prompt_batch
 from cat_jax.evaluate.score import Scoring

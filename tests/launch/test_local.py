@@ -9,6 +9,7 @@ import time
 
 import pytest
 from cat_jax_launch import local
+from hosts import AWKWARD
 
 from cat_jax.cli import distributed
 from cat_jax.errors import UserError
@@ -92,11 +93,60 @@ def test_fake_devices_replace_a_count_that_was_set(monkeypatch):
     assert local.environment(0, 3, 1234, None)["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
 
 
-@pytest.mark.parametrize("argv", [[], ["--processes", "0", "--", "train"], ["--processes", "2", "--"]])
-def test_the_command_line_is_checked(argv):
-    with pytest.raises(SystemExit) as caught:
-        local.main(argv)
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "local: no command: end with e.g. `-- train --gin_file=runs/train.gin`"),
+        (["--processes", "2", "--"], "local: no command: end with e.g. `-- train --gin_file=runs/train.gin`"),
+        (["--processes", "0", "--", "train"], "local: --processes or --devices_per_process is below 1: give 1 or more"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, argv, line):
+    assert local.main(argv) == 2
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_preempted_job_is_started_again(tmp_path):
+    """A process that something else has told to stop; a signal to the launcher itself ends the job."""
+    process = launch(
+        tmp_path,
+        """
+        import os, pathlib, sys, time
+        here, index = pathlib.Path(__file__).parent, os.environ["CAT_JAX_PROCESS_ID"]
+        if not (here / index).exists():
+            (here / index).touch()
+            while not (here / "0").exists():
+                time.sleep(0.01)
+            sys.exit(75) if index == "1" else time.sleep(600)
+        print("again", flush=True)
+        """,
+    )
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert sorted(out.splitlines()) == ["[0] again", "[1] again"]
+
+
+def test_the_dry_run_prints_a_line_of_shell_for_each_process(host, capsys, monkeypatch):
+    monkeypatch.setattr(local, "_PROGRAM", ("cat-jax",))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_foo=1")
+    assert local.main(["--processes=2", "--devices_per_process=4", "--dry_run", "--", *AWKWARD]) == 0
+    subprocess.run(["bash"], input=capsys.readouterr().out, text=True, env=host.setting, cwd=host.directory, check=True)
+    notes = host.notes()
+    assert [tuple(arguments) for arguments, _ in notes] == [AWKWARD, AWKWARD]
+    assert [variables["CAT_JAX_PROCESS_ID"] for _, variables in notes] == ["0", "1"]
+    assert notes[0][1]["CAT_JAX_COORDINATOR"] == notes[1][1]["CAT_JAX_COORDINATOR"]
+    assert not (host.directory / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "gke", "tpu_vm"])
+def test_help_comes_at_once(name):
+    began = time.monotonic()
+    command = [sys.executable, "-X", "importtime", "-m", f"cat_jax_launch.{name}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: python -m cat_jax_launch.{name} ")
+    assert "--dry_run" in done.stdout
+    assert time.monotonic() - began < 20  # a machine may be busy; what takes long is this:
+    assert not {"jax", "numpy", "yaml"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 
 def test_variables_are_all_set_or_none(monkeypatch):

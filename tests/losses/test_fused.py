@@ -25,8 +25,11 @@ def same(left, right, tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **close), left_gradients, right_gradients)
 
 
-@pytest.mark.parametrize("head", [UNEVEN, ONE], ids=["blocks", "one block"])
-@pytest.mark.parametrize(("fields", "kind"), SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("fields", "kind", "head"),
+    [*((*each, UNEVEN) for each in SETTINGS), (*SETTINGS[4], ONE), (*SETTINGS[14], ONE)],
+    ids=str,
+)
 def test_float64_equals_the_oracle(fields, kind, head):
     with jax.enable_x64(True):
         case = case_for(fields, kind, fractional=True)
@@ -123,6 +126,16 @@ class Halved(Objective):
         return jnp.where(tokens.cross_entropy > 2, 0.5, 1.0)
 
 
+class WhereTheTeacherErrs(Objective):
+    """A factor of one's own that looks at the teacher."""
+
+    reads_teacher = True
+
+    def token_weights(self, tokens):
+        assert tokens.teacher_right.dtype == tokens.student_right.dtype == bool
+        return jnp.where(~tokens.teacher_right, 3.0, 1.0)
+
+
 class Squared(Objective):
     """Sums of one's own."""
 
@@ -130,11 +143,17 @@ class Squared(Objective):
         return super().sum_up(dataclasses.replace(tokens, loss=tokens.loss**2), batch, **rest)
 
 
-@pytest.mark.parametrize("kind", [Halved, Squared])
+@pytest.mark.parametrize("kind", [Halved, Squared, WhereTheTeacherErrs])
 def test_objectives_of_ones_own(kind):
     case = random_case()
-    arguments = kind(**CAT_DIST), student_of(case, jnp.float32), batch_of(case), signal_of(case, "output", jnp.float32)
-    same(run(*arguments, head=UNEVEN), run(*arguments), 1e-5)
+    for signal in ("output", "logits"):  # the bit is made of logits, or given
+        arguments = (
+            kind(**CAT_DIST),
+            student_of(case, jnp.float32),
+            batch_of(case),
+            signal_of(case, signal, jnp.float32),
+        )
+        same(run(*arguments, head=UNEVEN), run(*arguments), 1e-5)
 
 
 def test_a_random_keep_rule():
@@ -165,6 +184,8 @@ def test_errors_are_those_of_the_dense_head():
     with pytest.raises(UserError, match="needs a teacher"):
         run(Objective(**CAT_XENT), student, batch, None, head=ONE)
     sparse = signal_of(with_sparse(case, 4, ghost=True), "sparse", jnp.float32)
+    with pytest.raises(ValueError, match="uniform"):
+        run(Objective(w=1.0, keep="random(0.5)"), student, batch, None, head=ONE)
     with pytest.raises(UserError, match="temperature"):
         run(Objective(w=0.5, temperature=2.0), student, batch, sparse, head=ONE)
 

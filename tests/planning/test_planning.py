@@ -9,7 +9,7 @@ import sys
 
 import jax
 import pytest
-from plan_cases import STUDENT, TEACHER, config, job
+from plan_cases import LENGTHS, STUDENT, TEACHER, config, job
 
 from cat_jax.data.loader import DatasetConfig
 from cat_jax.errors import UserError
@@ -18,12 +18,15 @@ from cat_jax.models.flops import parameter_count
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.planning import chips
 from cat_jax.planning.plan import plan
-from cat_jax.planning.steps import TrainCase, train_arguments
+from cat_jax.planning.steps import TrainCase, abstract_batch, activation_bytes, train_arguments
 from cat_jax.planning.text import as_text
 from cat_jax.planning.topology import Topology
 from cat_jax.teacher.layout import BitLayout
 from cat_jax.teacher.store import StoredTeacher
 from cat_jax.train.optimizer import AdamW
+
+CASE = TrainCase(STUDENT, Objective(w=0.5), AdamW(), TEACHER, None, 16 * len(jax.devices()), LENGTHS)
+"""The train step of `job()`."""
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,8 @@ def test_parts_add_up_and_are_what_they_are_called(planned):
 
 def test_the_bytes_are_those_of_the_program_that_train_compiles(planned):
     """Within 5 %: the compiler's own figures of the same step, lowered from arrays and not from a plan."""
-    arguments = job()
-    dataset = arguments["train_dataset"]
     mesh = MeshConfig().build()
-    case = TrainCase(
-        STUDENT, arguments["objective"], AdamW(), TEACHER, None, dataset.batch_size, dataset.feature_lengths
-    )
-    step, shapes, _ = train_arguments(case, mesh)
+    step, shapes, _ = train_arguments(CASE, mesh)
     arrays = jax.tree.map(lambda x: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), x.sharding), shapes)
     sizes = step.lower(*arrays).compile().memory_analysis()
     total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -113,11 +111,15 @@ def test_a_stored_signal_takes_the_teachers_place(planned):
 
 
 def test_microbatches_and_rematerialisation_save_activations(planned):
-    whole = planned["steps"]["train"]["bytes"]["activations"]
-    parts = plan(**job(num_microbatches=4, steps=["train"]))["steps"]["train"]["bytes"]["activations"]
-    again = plan(**job(model=config(32, 1, remat="full"), steps=["train"]))["steps"]["train"]["bytes"]["activations"]
-    assert parts == pytest.approx(whole / 4, rel=0.1)
-    assert again < whole / 2
+    mesh = MeshConfig().build()
+
+    def kept(**changes):
+        case = dataclasses.replace(CASE, **changes)
+        return activation_bytes(case, abstract_batch(case.model, LENGTHS, case.batch_size, False, mesh), mesh)
+
+    assert planned["steps"]["train"]["bytes"]["activations"] == kept()
+    assert kept(num_microbatches=4) == pytest.approx(kept() / 4, rel=0.1)
+    assert kept(model=config(32, 1, remat="full")) < kept() / 2
 
 
 @pytest.mark.parametrize(

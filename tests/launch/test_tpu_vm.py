@@ -1,0 +1,240 @@
+"""TPU VM slices with a stand-in for gcloud, whose hosts are directories of this machine and whose ssh is bash."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cat_jax_launch import tpu_vm
+from hosts import AWKWARD, write_program
+
+# gcloud ends with 0 whatever its hosts end with. `events` says what becomes of each start: "run", "preempt", "cut"
+# (the connection breaks, the hosts go on), or "lose" (one of them ends without a word).
+GCLOUD = """\
+import os, pathlib, subprocess, sys
+here = pathlib.Path({here!r})
+state, events = here / "state", here / "events"
+group, verb, *flags = sys.argv[3:]
+with (here / "calls").open("a") as f:
+    f.write(" ".join([group, verb, *(flag for flag in flags if not flag.startswith("--command"))]) + "\\n")
+if verb == "create":
+    state.write_text("ACTIVE" if group == "queued-resources" else "READY")
+elif verb == "delete":
+    state.unlink()
+elif verb == "describe":
+    if not state.exists():
+        sys.exit("ERROR: (gcloud) NOT_FOUND: Resource 'pod' was not found")
+    found = state.read_text()
+    print("READY" if found == "ACTIVE" and group == "tpu-vm" else found)
+elif verb == "ssh":
+    command = next(flag.partition("=")[2] for flag in flags if flag.startswith("--command"))
+    starts = "cat-jax train" in command
+    event, *left = events.read_text().split() if starts and events.exists() else ["run"]
+    events.write_text(" ".join(left)) if starts and events.exists() else None
+    if event == "preempt":
+        state.write_text("SUSPENDED")
+        sys.exit(255)
+    jobs = []
+    for worker in range({hosts}):
+        home = here / f"worker{{worker}}"
+        home.mkdir(exist_ok=True)
+        setting = os.environ | {{"HOME": str(home), "CAT_JAX_TEST": str(home)}}
+        out = subprocess.DEVNULL if event == "cut" or event == "lose" and worker else None
+        jobs.append(subprocess.Popen(["bash", "-c", command], env=setting, cwd=home, stdout=out, stderr=out))
+    if event == "cut":
+        sys.exit(255)
+    for job in jobs:
+        job.wait()
+"""
+ARGV = ["--name=pod", "--zone=z", "--type=v5litepod-8"]
+TWO = ["--name=pod", "--zone=z", "--type=v4-16"]  # two hosts
+
+
+@pytest.fixture
+def cloud(host, monkeypatch):
+    monkeypatch.setenv("PATH", host.setting["PATH"])
+    monkeypatch.setattr(tpu_vm, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(tpu_vm, "_POLL_SECONDS", 0.05)
+
+    def make(hosts, state="READY"):
+        write_program(host.bin, "gcloud", GCLOUD.format(here=str(host.directory), hosts=hosts))
+        if state:
+            (host.directory / "state").write_text(state)
+        return host
+
+    return make
+
+
+def calls(host):
+    return (host.directory / "calls").read_text().splitlines()
+
+
+def notes(host, worker):
+    host.directory, before = host.directory / f"worker{worker}", host.directory
+    try:
+        return host.notes()
+    finally:
+        host.directory = before
+
+
+def codes(host, worker, *values):
+    (host.directory / f"worker{worker}").mkdir(exist_ok=True)
+    (host.directory / f"worker{worker}" / "codes").write_text(" ".join(map(str, values)))
+
+
+def test_arguments_and_variables_arrive_unchanged_on_every_host(cloud):
+    host = cloud(2)
+    assert tpu_vm.main([*TWO, "--env", "CAT_JAX_MINE=a 'b' $c", "--", *AWKWARD]) == 0
+    for worker in (0, 1):
+        ((arguments, variables),) = notes(host, worker)
+        assert arguments == ["train", "--multiprocess", *AWKWARD[1:]]
+        assert variables["CAT_JAX_MINE"] == "a 'b' $c"
+        assert not (host.directory / f"worker{worker}" / "pwned").exists()
+
+
+def test_one_host_needs_no_others(cloud):
+    host = cloud(1)
+    assert tpu_vm.main([*ARGV, "--", *AWKWARD]) == 0
+    assert tuple(notes(host, 0)[0][0]) == AWKWARD
+
+
+def test_a_preempted_job_is_started_again_and_the_worst_code_counts(cloud):
+    host = cloud(2)
+    codes(host, 0, 75, 1, 0)
+    codes(host, 1, 75, 75, 2)  # a host that fails for want of a preempted one does not say why
+    assert tpu_vm.main([*TWO, "--max_restarts=0", "--", "train"]) == 2
+    assert len(notes(host, 0)) == len(notes(host, 1)) == 3
+
+
+def test_other_failures_are_counted(cloud):
+    host = cloud(1)
+    codes(host, 0, 1, 75, 1, 1, 0)
+    assert tpu_vm.main([*ARGV, "--max_restarts=2", "--", "train"]) == 1
+    assert len(notes(host, 0)) == 4
+
+
+def test_a_spot_slice_that_is_taken_away_is_made_anew(cloud):
+    host = cloud(1, state=None)
+    (host.directory / "events").write_text("preempt run")
+    (host.directory / "wheel").write_text("")
+    argv = [*ARGV, "--project=p", "--create", "--spot", "--max_restarts=0", "--copy=wheel", "--", "train"]
+    assert tpu_vm.main(argv) == 0
+    create = "queued-resources create pod --node-id=pod --accelerator-type=v5litepod-8"
+    create += " --runtime-version=v2-alpha-tpuv5-lite --spot --zone=z --project=p"
+    copy = "tpu-vm scp --recurse wheel pod:~/ --worker=all --zone=z --project=p"
+    start = "tpu-vm ssh pod --worker=all --batch-size=all --zone=z --project=p"
+    delete = "queued-resources delete pod --quiet --force --zone=z --project=p"
+    assert [call for call in calls(host) if "describe" not in call] == [
+        create,
+        copy,
+        start,
+        delete,
+        create,
+        copy,
+        start,
+    ]
+    assert len(notes(host, 0)) == 1
+
+
+def test_a_slice_that_is_there_is_used_as_it_is(cloud):
+    host = cloud(1)
+    assert tpu_vm.main([*ARGV, "--create", "--", "train"]) == 0
+    assert not [call for call in calls(host) if "create" in call]
+
+
+def test_a_host_that_is_lost_is_a_failure(cloud):
+    host = cloud(2)
+    (host.directory / "events").write_text("lose run")
+    assert tpu_vm.main([*TWO, "--max_restarts=0", "--", "train"]) == 255
+    assert tpu_vm.main([*TWO, "--", "train"]) == 0
+
+
+SLOW = """\
+#!/bin/bash
+echo start >> "$CAT_JAX_TEST/notes"
+trap 'echo saved >> "$CAT_JAX_TEST/notes"; exit 75' TERM
+for i in $(seq 300); do sleep 0.1; done
+"""
+
+
+def test_what_a_broken_connection_left_running_is_stopped_first(cloud, monkeypatch):
+    host = cloud(1)
+    (host.directory / "events").write_text("cut run")
+    slow = write_program(host.bin, "slow", SLOW)
+    write_program(host.bin, "cat-jax", f"#!/bin/bash\n[ -e $CAT_JAX_TEST/notes ] && exit 0\nexec {slow}\n")
+    monkeypatch.setattr(tpu_vm, "_PAUSE_SECONDS", 1)
+    assert tpu_vm.main([*ARGV, "--", "train"]) == 0
+    assert (host.directory / "worker0" / "notes").read_text().split() == ["start", "saved"]
+
+
+def test_sigterm_saves_on_every_host(cloud):
+    host = cloud(2)
+    write_program(host.bin, "cat-jax", SLOW)
+    command = [sys.executable, "-m", "cat_jax_launch.tpu_vm", *TWO, "--after", "echo after $CAT_JAX_EXIT_CODE"]
+    process = subprocess.Popen([*command, "--", "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while sum((host.directory / f"worker{k}" / "notes").exists() for k in (0, 1)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    for worker in (0, 1):
+        assert (host.directory / f"worker{worker}" / "notes").read_text().split() == ["start", "saved"]
+    assert out.count("after 75") == 2
+    assert "telling the hosts to save and stop" in err
+
+
+def test_the_dry_run_prints_the_command_lines(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
+    argv = ["--name=pod", "--zone=z", "--type=v5litepod-256", "--create", "--install=cat-jax[tpu]", "--dry_run", "--"]
+    assert tpu_vm.main([*argv, *AWKWARD]) == 0
+    create, install, start = map(shlex.split, _statements(capsys.readouterr().out))
+    assert create[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "create", "pod"]
+    assert {"--accelerator-type=v5litepod-256", "--version=v2-alpha-tpuv5-lite", "--zone=z"} <= set(create)
+    (script,) = (flag for flag in install if flag.startswith("--command="))
+    assert shlex.split(script)[2].endswith('uv pip install --python "$HOME/.cat-jax/bin/python" cat-jax[tpu]')
+    assert "--worker=all" in start
+
+
+def _statements(text):
+    """Command lines, some of which go over several lines of text."""
+    return [f"gcloud compute {part}" for part in text.split("gcloud compute ")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--zone=z", "--type=v4-8", "--", "train"], "tpu_vm: the following arguments are required: --name: see"),
+        (
+            ["--name=a", "--zone=z", "--type=v5e-8", "--", "train"],
+            "tpu_vm: there is no TPU type v5e-8: one of v4-..., v5",
+        ),
+        (["--name=a", "--zone=z", "--type=v6e-7", "--", "train"], "tpu_vm: there is no TPU type v6e-7: one of v6e-1, "),
+        ([*ARGV, "--", "train"], "tpu_vm: there is no gcloud here: install the Google Cloud CLI"),
+    ],
+)
+def test_mistakes_are_one_line(monkeypatch, capsys, argv, line):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert tpu_vm.main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_a_slice_that_is_not_there_is_told(cloud, capsys):
+    cloud(1, state=None)
+    assert tpu_vm.main([*ARGV, "--", "train"]) == 2
+    assert capsys.readouterr().err == "tpu_vm: the slice pod is NOT_FOUND: make it with --create\n"
+
+
+def test_a_gcloud_that_fails_is_no_slice_that_is_gone(host, monkeypatch, capsys):
+    monkeypatch.setattr(tpu_vm, "_PAUSE_SECONDS", 0)
+    write_program(host.bin, "gcloud", f"#!/bin/bash\n{host.log('calls')}\necho 'ERROR: no credentials' >&2; exit 1\n")
+    monkeypatch.setenv("PATH", host.setting["PATH"] + os.pathsep)
+    assert tpu_vm.main([*ARGV, "--create", "--", "train"]) == 2
+    assert "gcloud cannot describe the slice (ERROR: no credentials)" in capsys.readouterr().err
+    assert not [call for call in host.lines("calls") if "create" in call]
