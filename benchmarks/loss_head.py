@@ -32,7 +32,7 @@ from cat_jax.planning.topology import Topology
 from cat_jax.types import Array, Batch, Head, ModelOutput, SparseDistribution, TeacherSignal
 
 MIB = 1 << 20
-ENTRIES = 24  # of a sparse signal
+ENTRIES = 56  # of a sparse signal
 
 
 def arguments(
