@@ -13,7 +13,7 @@ from cat_jax.errors import UserError
 GinFiles = str | Sequence[str]
 """A gin file or several: paths, or names found as `--gin_file` finds them."""
 
-RESERVED = ("eval",)
+RESERVED = ("eval", "teach")
 """Scopes that the run files use themselves."""
 
 SIGNALS = ("stored", "live")

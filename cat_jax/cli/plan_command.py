@@ -24,6 +24,8 @@ MANUAL = Manual(
         "TEACHER_MODEL": "gin file(s) of the teacher, where it is not trained yet: 'models/t5_xxl.gin'",
         "PLAN_STEPS": "which to compile (default: ['train', 'teach', 'decode'])",
         "BATCH_SIZE": "rows of the global batch",
+        "TEACH_BATCH_SIZE, TEACH_DTYPE": "of teach, as there; teach/MeshConfig is its mesh on one host",
+        "EVAL_BATCH_SIZE, DECODING": "of evaluate, as there",
         "TASK_FEATURE_LENGTHS": "tokens of each feature, e.g. {'inputs': 512, 'targets': 128}",
         "MODEL": "set by models/*.gin",
         "OBJECTIVE": "set by objectives/*.gin",
@@ -33,7 +35,8 @@ MANUAL = Manual(
     example="""
     cat-jax plan --gin_file=runs/plan.gin --gin_file=models/t5_base.gin --gin_file=objectives/cat_dist.gin \\
       --gin.TOPOLOGY='"v5e:16x16"' --gin.TEACHER='@LiveTeacher()' --gin.TEACHER_MODEL='"models/t5_xxl.gin"' \\
-      --gin.LiveTeacher.dtype='"bfloat16"' --gin.MeshConfig.fsdp=16 --gin.BATCH_SIZE=2048 \\
+      --gin.LiveTeacher.dtype='"bfloat16"' --gin.TEACH_DTYPE='"bfloat16"' --gin.MeshConfig.fsdp=16 \\
+      --gin.BATCH_SIZE=2048 \\
       --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 128}"
     """,
 )

@@ -181,11 +181,22 @@ def _first_beyond(weights: jax.Array, target: jax.Array) -> jax.Array:
     """
     size = weights.shape[-1]
     blocks = jnp.pad(weights, [(0, 0), (0, -size % _BLOCK)]).reshape(len(weights), -1, _BLOCK)
-    ends = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    sums = jnp.sum(blocks, axis=-1)
+    ends = jnp.cumsum(sums, axis=-1)
     target = jnp.minimum(target, ends[:, -1] * _BELOW_ONE)
-    block = jnp.minimum(jnp.sum(ends <= target[:, None], axis=-1), ends.shape[-1] - 1)[:, None]
-    begin = jnp.take_along_axis(jnp.pad(ends, [(0, 0), (1, 0)]), block, axis=1)[:, 0]
-    inside = jnp.cumsum(jnp.take_along_axis(blocks, block[..., None], axis=1)[:, 0], axis=-1)
-    rest = jnp.clip(target - begin, 0, inside[:, -1] * _BELOW_ONE)
-    column = jnp.sum(inside <= rest[:, None], axis=-1)
-    return jnp.minimum(block[:, 0] * _BLOCK + column, size - 1).astype(jnp.int32)
+    block = _first_with_weight(sums, ends, target)
+    end, own = (jnp.take_along_axis(x, block[:, None], axis=1)[:, 0] for x in (ends, sums))
+    within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    rest = jnp.clip(target - (end - own), 0, own * _BELOW_ONE)
+    return block * _BLOCK + _first_with_weight(within, jnp.cumsum(within, axis=-1), rest)
+
+
+def _first_with_weight(weights: jax.Array, ends: jax.Array, target: jax.Array) -> jax.Array:
+    """i32[B]: the first place that has a weight and whose end is beyond the target; the last with a weight if none is.
+
+    `ends` are cumulated weights f32[B, N], rounded: they may step up where nothing is, and down.
+    """
+    places, count = jnp.arange(weights.shape[-1], dtype=jnp.int32), weights.shape[-1]
+    first = jnp.min(jnp.where((weights > 0) & (ends > target[:, None]), places, count), axis=-1)
+    last = jnp.max(jnp.where(weights > 0, places, 0), axis=-1)
+    return jnp.where(first < count, first, last)

@@ -16,7 +16,7 @@ from cat_jax.data.scoring import Scored, score_table
 from cat_jax.evaluate.job import Job
 from cat_jax.evaluate.options import FIELD
 from cat_jax.files import cannot_write
-from cat_jax.models.flops import parameter_count
+from cat_jax.models.flops import generation_flops, parameter_count
 from cat_jax.table import TableInfo, read_table, write_table
 
 logger = logging.getLogger(__name__)
@@ -119,8 +119,8 @@ def _flops(config: Any, input_lengths: np.ndarray, answers: pa.Table, settings: 
     # The state after the input predicts the first token of every beam or option: each is fed from its second token on.
     first = config.answer_flops(input_lengths, 1)
     if answers["option_lengths"].null_count:
-        steps = answers["steps"].to_numpy()
-        return first + settings["decoding"].get("beams", 1) * (config.answer_flops(input_lengths, steps) - first)
+        steps, beams = answers["steps"].to_numpy(), settings["decoding"].get("beams", 1)
+        return generation_flops(config, input_lengths, steps, beams)
     of_example = np.repeat(np.arange(len(first)), _list_lengths(answers, "option_lengths"))
     lengths = np.maximum(answers["option_lengths"].combine_chunks().flatten().to_numpy(), 1)
     rest = config.answer_flops(input_lengths[of_example], lengths) - first[of_example]

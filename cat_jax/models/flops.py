@@ -27,6 +27,15 @@ def train_flops(
     return flops if teacher is None else flops + teacher.forward_flops(input_length, target_length)
 
 
+def generation_flops(config: ModelConfig, input_length: Count, steps: Count, beams: int = 1) -> Count:
+    """FLOPs of reading an input once and writing `steps` >= 1 tokens of so many beams.
+
+    The state after the input predicts the first token of all beams: each is fed from its second token on.
+    """
+    first = config.answer_flops(input_length, 1)
+    return first + beams * (config.answer_flops(input_length, steps) - first)
+
+
 @functools.cache
 def parameter_count(config: ModelConfig) -> int:
     """Number of parameters of a model, padding of the vocabulary included; nothing is allocated."""

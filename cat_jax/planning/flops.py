@@ -9,7 +9,7 @@ import numpy as np
 
 
 def traced_flops(jaxpr: Any, devices: int, trips: int = 1) -> float:
-    """FLOPs on all devices together; a multiply-add is 2.
+    """FLOPs on all devices together; a multiply-add is 2. Of branches the one with most counts.
 
     Args:
       jaxpr: of `jax.make_jaxpr` or `jax.jit(...).trace(...).jaxpr`.
@@ -20,7 +20,8 @@ def traced_flops(jaxpr: Any, devices: int, trips: int = 1) -> float:
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "linear"):
             total += _product(equation)
-        inner = sum(traced_flops(each, devices, trips) for each in _inner(equation.params))
+        each = [traced_flops(inner, devices, trips) for inner in _inner(equation.params)]
+        inner = max(each, default=0.0) if "branches" in equation.params else sum(each)
         if equation.primitive.name == "scan":
             inner *= equation.params["length"]
         elif equation.primitive.name == "while":
@@ -43,12 +44,10 @@ def _product(equation: Any) -> float:
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs among an equation's parameters; of a branch the first alone."""
+    """The jaxprs among an equation's parameters."""
     found = []
-    for name, value in params.items():
+    for value in params.values():
         values = value if isinstance(value, tuple | list) else [value]
-        if name == "branches":
-            values = values[:1]
         for each in values:
             each = getattr(each, "jaxpr", each)  # a closed one
             if hasattr(each, "eqns"):

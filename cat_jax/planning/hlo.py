@@ -90,7 +90,7 @@ class HloProgram:
                 if key not in seen:
                     seen.add(key)
                     group = _group(each.rest)
-                    size = _size(each.type) * (group if kind == "reduce-scatter" else 1)
+                    size = _size(_result(each)) * (group if kind == "reduce-scatter" else 1)
                     same = (kind, int(size), group)
                     found[same] = found.get(same, 0) + times
         each = [Collective(*key, times) for key, times in found.items() if key[2] > 1]
@@ -117,6 +117,8 @@ class HloProgram:
         written = _size(instruction.type, on_chip=False)
         if instruction.opcode in ("dynamic-slice", "gather"):
             return 2 * written
+        if instruction.opcode.endswith("-start"):  # of a copy, a slice or a collective: in, and out again
+            return 2 * _size(_result(instruction), on_chip=False)
         if instruction.opcode == "dynamic-update-slice":
             return 2 * _size(operands[1], on_chip=False)
         reads = [_size(operand, on_chip=False) for operand in operands]
@@ -147,8 +149,8 @@ class HloProgram:
                 if instruction.opcode == "while":
                     yield from of(instruction.called("body") or "", times * self._trips(instruction))
                 elif instruction.opcode == "conditional":
-                    for branch in re.findall(r"(?:true|false)_computation=%?([\w.-]+)", instruction.rest):
-                        yield from of(branch, times)
+                    # Which branch is taken is not known: the one with most to do counts.
+                    yield from of(max(_branches(instruction), key=lambda name: len(self._bodies.get(name, []))), times)
                 elif instruction.opcode == "call":
                     yield from of(instruction.called("to_apply") or "", times)
 
@@ -171,6 +173,28 @@ class HloProgram:
         if called := instruction.called("calls"):
             for each in self._bodies.get(called, []):
                 yield from self._within(each)
+
+
+def _branches(instruction: Instruction) -> list[str]:
+    """The computations of a conditional."""
+    if match := re.search(r"branch_computations=\{([^}]*)\}", instruction.rest):
+        return re.findall(r"%?([\w.-]+)", match[1])
+    return re.findall(r"(?:true|false)_computation=%?([\w.-]+)", instruction.rest)
+
+
+def _result(instruction: Instruction) -> str:
+    """The type of what comes out; of an asynchronous start without the operand and the context beside it."""
+    if not instruction.opcode.endswith("-start") or not instruction.type.startswith("("):
+        return instruction.type
+    elements, depth = [""], 0
+    for character in instruction.type[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += character
+    # A copy's destination comes first, of the others the operand does; those of several arrays have tuples for both.
+    return elements[0] if instruction.opcode == "copy-start" or len(elements) == 1 else elements[1]
 
 
 def _size(type_: str, *, on_chip: bool = True) -> float:

@@ -16,7 +16,7 @@ from cat_jax.decode.greedy import Greedy
 from cat_jax.decode.loop import Decoding
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
-from cat_jax.models.flops import parameter_count, train_flops
+from cat_jax.models.flops import generation_flops, parameter_count, train_flops
 from cat_jax.parallel.batches import check_batch_size
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -49,6 +49,8 @@ def plan(
     axis_rules: AxisRules | None = None,
     num_microbatches: int = 1,
     steps: Sequence[str] = STEPS,
+    teach_mesh: MeshConfig = _MESH,
+    teach_dtype: str = "float32",
     teach_batch_size: int = 64,
     evaluate_batch_size: int = 32,
     decoding: Decoding = _GREEDY,
@@ -71,6 +73,8 @@ def plan(
       axis_rules: of the student's parameters; None for the default rules.
       num_microbatches: parts of a batch.
       steps: which of `STEPS` to compile; "teach" needs a teacher's configuration.
+      teach_mesh: of one host while teaching; one that is not of a host's chips counts as none: a copy on each chip.
+      teach_dtype: of the teacher while teaching.
       teach_batch_size: rows of a chip while teaching.
       evaluate_batch_size: rows of a chip while decoding.
       decoding: how answers are written.
@@ -96,11 +100,13 @@ def plan(
     check_batch_size(train_dataset.batch_size, on, num_microbatches)
     live = teacher if isinstance(teacher, LiveTeacher) else None
     teacher_config = _teacher_config(live, teacher_model)
+    in_step = None if live is None else _in_dtype(teacher_config, live.dtype)
+    teaching = _Teaching(_in_dtype(teacher_config, teach_dtype), layout, teach_mesh, teach_batch_size)
     case = TrainCase(
         model=model,
         objective=objective,
         optimizer=optimizer,
-        teacher=teacher_config if live is not None else None,
+        teacher=in_step,
         signal=layout if teacher is not None and live is None else None,
         batch_size=train_dataset.batch_size,
         feature_lengths=train_dataset.feature_lengths,
@@ -123,9 +129,9 @@ def plan(
     }
     if teacher_config is not None:
         result["parameters"]["teacher"] = parameter_count(teacher_config)
-    job = _Job(case, teacher_config, layout, where, on, build, teach_batch_size, evaluate_batch_size, decoding)
+    job = _Job(case, teaching, where, on, build, evaluate_batch_size, decoding)
     for name in steps:
-        if name == "teach" and teacher_config is None:
+        if name == "teach" and teaching.teacher is None:
             continue
         logger.info("compiling the %s step for %s", name, where.text)
         began = time.monotonic()
@@ -140,12 +146,10 @@ class _Job:
     """The steps of a job; each method compiles one and describes it, and a change that fits where it does not."""
 
     case: TrainCase
-    teacher_config: ModelConfig | None
-    layout: SignalLayout
+    teaching: _Teaching
     where: Topology
     mesh: Mesh
     build: Callable[[tuple[int, int, int]], Mesh]
-    teach_rows: int
     decode_rows: int
     decoding: Decoding
 
@@ -162,24 +166,28 @@ class _Job:
         return self._with(found, proposal, flops)
 
     def teach(self, suggest: bool) -> dict[str, Any]:
-        teacher, lengths, memory = self.teacher_config, self.case.feature_lengths, self.where.chip.memory
-        assert teacher is not None
+        lengths, memory, asked = self.case.feature_lengths, self.where.chip.memory, self.teaching
         devices = self.where.host().devices()
+        teacher = asked.teacher
+        assert teacher is not None
 
         def compile_with(shape: tuple[int, int, int], rows: int) -> Compiled:
-            return teach_step(teacher, self.layout, lengths, rows, MeshConfig(*shape).build(devices))
+            return teach_step(teacher, asked.layout, lengths, rows, MeshConfig(*shape).build(devices))
 
-        flops = self.teach_rows * len(devices) * float(teacher.forward_flops(*self._lengths()))
-        compiled = compile_with((len(devices), 1, 1), self.teach_rows)
+        flops = asked.rows * len(devices) * float(teacher.forward_flops(*self._lengths()))
+        shape = asked.shape(len(devices))
+        compiled = compile_with(shape, asked.rows)
         found = self._describe(compiled, flops, len(devices))
         if found["fits"] or not suggest:
             return found
-        proposal = propose_teach(compile_with, len(devices), self.teach_rows, compiled, memory, logger.info)
+        proposal = propose_teach(compile_with, shape, asked.rows, compiled, memory, logger.info)
         return self._with(found, proposal, flops)
 
     def decode(self, suggest: bool) -> dict[str, Any]:
         del suggest
-        flops = self.decode_rows * self.mesh.size * float(self.case.model.answer_flops(*self._lengths()))
+        beams = getattr(self.decoding, "beams", 1)
+        each = float(generation_flops(self.case.model, *self._lengths(), beams))
+        flops = self.decode_rows * self.mesh.size * each
         compiled = decode_step(self.case.model, self.case.feature_lengths, self.decode_rows, self.mesh, self.decoding)
         return self._describe(compiled, flops, self.mesh.size)
 
@@ -188,7 +196,7 @@ class _Job:
 
     def _with(self, found: dict[str, Any], proposal: Proposal | None, flops: float) -> dict[str, Any]:
         if proposal is None:
-            return found
+            return {**found, "proposal": None}
         changed = self._describe(proposal.compiled, flops * proposal.share, found["chips"])
         return {**found, "proposal": {"flags": list(proposal.flags), **changed}}
 
@@ -220,13 +228,30 @@ class _Job:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Teaching:
+    """What `teach` was asked for."""
+
+    teacher: ModelConfig | None
+    layout: SignalLayout
+    mesh: MeshConfig
+    rows: int
+
+    def shape(self, chips: int) -> tuple[int, int, int]:
+        """Of the mesh on one host; a copy of the teacher on each chip where the mesh is of other chips."""
+        try:
+            return self.mesh.shape(chips)
+        except UserError:
+            return chips, 1, 1
+
+
 def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> ModelConfig | None:
-    """The teacher as the step will hold it, in the dtype that a live teacher is loaded in."""
-    if given is None and live is None:
-        return None
-    config: Any = given
-    if config is None:
-        assert live is not None
-        config, _ = read_model_file(split_step_dir(live.model_dir)[0])
-    dtype = config.dtype if live is None else live.dtype
-    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    """The teacher's configuration, of a live teacher from its directory if it is not given."""
+    if given is not None or live is None:
+        return given
+    return read_model_file(split_step_dir(live.model_dir)[0])[0]
+
+
+def _in_dtype(config: Any, dtype: str) -> Any:
+    """As a teacher is loaded: parameters and computation in one dtype."""
+    return None if config is None else dataclasses.replace(config, dtype=dtype, param_dtype=dtype)

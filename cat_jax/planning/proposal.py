@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ class Proposal:
 
 def propose_teach(
     compile_with: Callable[[tuple[int, int, int], int], Compiled],
-    chips: int,
+    shape: tuple[int, int, int],
     rows: int,
     compiled: Compiled,
     memory: int,
@@ -41,24 +42,27 @@ def propose_teach(
 
     Args:
       compile_with: (mesh, rows of a chip) -> the step.
-      chips: of the host.
+      shape: of the host's mesh.
       rows: of a chip that do not fit.
-      compiled: their step, with a copy of the teacher on each chip.
+      compiled: their step.
       memory: bytes of a chip.
       report: is told what is tried.
     """
-    parameters = compiled.parts["teacher"]
-    per_row = (compiled.total - parameters) / rows
+    chips = math.prod(shape)
+    parts = chips // shape[0]  # of a copy of the teacher
+    parameters = compiled.parts["teacher"] * parts
+    per_row = (compiled.total - compiled.parts["teacher"]) / rows
     tried = 0
-    for split in dict.fromkeys((1, chips)):
+    for split in dict.fromkeys((parts, chips)):
         for fewer in (rows >> halvings for halvings in range(rows.bit_length())):
-            if parameters / split + per_row * fewer > memory or (split == 1 and fewer == rows):
+            if parameters / split + per_row * fewer > memory or (split == parts and fewer == rows):
                 continue
             flags = (f"--gin.TEACH_BATCH_SIZE={fewer}",) if fewer < rows else ()
-            if split > 1:
-                flags = ("--gin.MeshConfig.data=1", f"--gin.MeshConfig.fsdp={split}", *flags)
+            if split != parts:
+                sizes = {"data": chips // split, "fsdp": split, "tensor": 1}
+                flags = (*(f"--gin.teach/MeshConfig.{axis}={size}" for axis, size in sizes.items()), *flags)
             report(f"trying {' '.join(flags)}")
-            found = compile_with((chips // split, split, 1), fewer)
+            found = compile_with(shape if split == parts else (chips // split, split, 1), fewer)
             tried += 1
             if found.program is not None and found.total <= memory:
                 return Proposal(flags, found, fewer / rows)

@@ -187,9 +187,10 @@ def _compile(
     sizes = compiled.memory_analysis()
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     kept = min(activations, sizes.temp_size_in_bytes)
+    padding = sizes.argument_size_in_bytes - sum(parts.values())
     parts = {
         **parts,
-        "padding of arguments": sizes.argument_size_in_bytes - sum(parts.values()),
+        "padding of arguments" if padding >= 0 else "arguments that nothing reads": padding,
         "results": results,
         "activations": kept,
         "other temporaries": sizes.temp_size_in_bytes - kept,

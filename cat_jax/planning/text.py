@@ -24,7 +24,7 @@ def as_text(plan: Mapping[str, Any]) -> str:
         if proposal := step.get("proposal"):
             lines += [f"  It would fit with  {' '.join(proposal['flags'])}"]
             lines += _step(f"{name}, so changed", proposal, plan["chip_memory"])
-        elif not step["fits"]:
+        elif "proposal" in step:
             lines += ["  No change of rows at a time, rematerialisation or mesh was found to fit: take other chips."]
     lines += ["", "Assumptions:", *(f"  - {each}" for each in plan["assumptions"])]
     return "\n".join(lines)

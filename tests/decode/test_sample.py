@@ -7,7 +7,7 @@ import pytest
 from recurrent_model import batch_of, log_softmax_of, prompts, recurrent
 
 from cat_jax.decode.greedy import Greedy
-from cat_jax.decode.sample import Sampling, truncate
+from cat_jax.decode.sample import Sampling, _first_beyond, truncate
 from cat_jax.decode.score import score_targets
 from cat_jax.errors import UserError
 
@@ -165,3 +165,15 @@ def test_user_errors(options, words):
 def test_equal_options_are_recorded_alike():
     assert str(Sampling(temperature=1, top_p=1).to_dict()) == str(Sampling().to_dict())
     assert Sampling(top_k=3).to_dict() == {"name": "sampling", "temperature": 1.0, "top_k": 3, "top_p": 1.0, "seed": 0}
+
+
+@pytest.mark.parametrize("vocabulary", [131072, 151936])
+def test_nothing_is_drawn_that_was_cut_off(vocabulary):
+    """Cumulated sums over a thousand blocks are not monotone: targets at their edges must not land where nothing is."""
+    rng = np.random.default_rng(vocabulary)
+    weights = np.zeros((1, vocabulary), np.float32)
+    weights[0, rng.choice(vocabulary, 40, replace=False)] = rng.random(40)
+    edges = np.cumsum(weights[0][weights[0] > 0], dtype=np.float32)
+    targets = np.concatenate([np.nextafter(edges, 0), edges, np.nextafter(edges, np.float32(100)), edges - 1e-6])
+    found = jax.jit(jax.vmap(lambda target: _first_beyond(jnp.asarray(weights), target[None])[0]))(targets)
+    assert (weights[0][np.asarray(found)] > 0).all()

@@ -50,6 +50,31 @@ def test_collectives_with_their_groups_and_sizes():
     assert found["reduce-scatter"].sent() == 3 / 4 * 4096
 
 
+ASYNCHRONOUS = """ENTRY %main (x: f32[2,128]) -> f32[8,128] {
+  %x = f32[2,128]{1,0} parameter(0)
+  %start = (f32[2,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%x), channel_id=1, replica_groups={{0,1,2,3}}
+  %done = f32[8,128]{1,0} all-gather-done(%start)
+  %copy = (f32[8,128]{1,0}, f32[8,128]{1,0}, u32[]) copy-start(%done)
+  ROOT %end = f32[8,128]{1,0} copy-done(%copy)
+}
+"""
+
+
+def test_of_what_is_asynchronous_the_result_counts():
+    program = HloProgram(ASYNCHRONOUS)
+    assert program.collectives() == [Collective("all-gather", 8 * 128 * 4, 4, 1)]
+    assert program.bytes_moved() == 2 * 4096 + 2 * 4096
+
+
+def test_of_branches_the_larger_one_counts():
+    def run(x, large):
+        return jax.lax.cond(large, lambda x: jnp.tanh(x @ x) @ x, lambda x: x + 1, x)
+
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    compiled = jax.jit(run).lower(shape, jax.ShapeDtypeStruct((), bool)).compile()
+    assert HloProgram(compiled.as_text()).bytes_moved() > 4 * 4 * 64 * 64
+
+
 def test_bytes_on_the_chip_are_not_moved():
     """Negate reads what is on the chip and writes 4 KiB; the scatter writes 1 KiB; the loop moves 4 x 4 KiB a round."""
     assert HloProgram(TEXT).bytes_moved() == 4096 + 1024 + 12 * 4 * 4096

@@ -12,6 +12,8 @@ import pytest
 from plan_cases import LENGTHS, STUDENT, TEACHER, config, job
 
 from cat_jax.data.loader import DatasetConfig
+from cat_jax.decode.beam import BeamSearch
+from cat_jax.decode.greedy import Greedy
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import parameter_count
@@ -91,15 +93,17 @@ def test_teaching_that_does_not_fit_gets_fewer_rows(planned, monkeypatch):
     teach = plan(**job(steps=["teach"]))["steps"]["teach"]
     assert not teach["fits"]
     assert teach["proposal"]["fits"]
-    assert any("TEACH_BATCH_SIZE" in flag for flag in teach["proposal"]["flags"])
     assert teach["proposal"]["estimate"]["best_mfu"] < 1
+    (flag,) = (flag for flag in teach["proposal"]["flags"] if "TEACH_BATCH_SIZE" in flag)
+    again = plan(**job(steps=["teach"], teach_batch_size=int(flag.split("=")[1])))
+    assert again["fits"], "the proposal's flags make no plan that fits"
 
 
 def test_nothing_fits_a_chip_without_memory(monkeypatch):
     small_chip(monkeypatch, 1000)
     found = plan(**job(steps=["train"]))
     assert not found["fits"]
-    assert "proposal" not in found["steps"]["train"]
+    assert found["steps"]["train"]["proposal"] is None
     assert "was found to fit" in as_text(found)
 
 
@@ -108,6 +112,19 @@ def test_a_stored_signal_takes_the_teachers_place(planned):
     stored = plan(**job(**bit, objective=Objective(w=1.0), steps=["train"]))
     assert "teacher" not in stored["steps"]["train"]["bytes"]
     assert stored["steps"]["train"]["model_flops"] < planned["steps"]["train"]["model_flops"]
+
+
+def test_beams_are_the_models_own_flops():
+    def mfu(decoding):
+        step = plan(**job(steps=["decode"], decoding=decoding))["steps"]["decode"]
+        return step["model_flops"] / step["flops"]
+
+    assert mfu(BeamSearch(4)) == pytest.approx(mfu(Greedy()), rel=0.1)
+
+
+def test_teaching_has_a_dtype_of_its_own(planned):
+    half = plan(**job(steps=["teach"], teach_dtype="bfloat16"))["steps"]["teach"]["bytes"]["teacher"]
+    assert planned["steps"]["teach"]["bytes"]["teacher"] == 2 * half
 
 
 def test_microbatches_and_rematerialisation_save_activations(planned):

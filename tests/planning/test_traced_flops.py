@@ -32,6 +32,13 @@ def test_a_loop_without_a_count_runs_as_often_as_it_is_told():
     assert flops(loop, (4, 8), (8, 8), trips=7) == 7 * 2 * 4 * 8 * 8
 
 
+def test_of_branches_the_larger_one_counts():
+    def run(x, kernel):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ kernel @ kernel, lambda: x @ kernel)
+
+    assert flops(run, (4, 8), (8, 8)) == 2 * 2 * 4 * 8 * 8
+
+
 def test_a_model_has_the_flops_that_its_configuration_counts():
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     batch = abstract_batch(STUDENT, LENGTHS, 3, False, mesh)
