@@ -24,10 +24,10 @@ from cat_jax.types import Array, Head, ModelOutput, SparseDistribution, TeacherS
 _KNOWN = ("w", "temperature", "label_smoothing", "z_loss")
 """The terms that `losses.block` has."""
 
-_BLOCK_BYTES = {"cpu": 16 << 20, "tpu": 32 << 20, "gpu": 256 << 20}
+_BLOCK_BYTES = {"cpu": 32 << 20, "tpu": 32 << 20, "gpu": 256 << 20}
 """About how large a block's logits are on a device: on TPU what the compiler still keeps on the chip (VMEM)."""
 
-_LEAST_TOKENS = {"cpu": 128, "tpu": 512, "gpu": 512}
+_LEAST_TOKENS = {"cpu": 256, "tpu": 512, "gpu": 512}
 """Smaller blocks read the head too often."""
 
 
