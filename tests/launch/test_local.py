@@ -134,11 +134,11 @@ def test_the_others_may_save_where_one_was_ended_by_sigterm(tmp_path):
         """
         import os, pathlib, signal, sys, time
         here, index = pathlib.Path(__file__).parent, os.environ["CAT_JAX_PROCESS_ID"]
-        if (here / "again").exists():
+        if (here / index).exists():  # it was started again
             sys.exit()
+        (here / index).touch()
         def save(*_):
             time.sleep(1)
-            (here / "again").touch()
             print("saved", flush=True)
             sys.exit(75)
         if index == "1":
