@@ -15,14 +15,25 @@ from cat_jax.errors import UserError
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _WATCH = """\
+told=
+trap 'told=1' TERM INT
+{line} &
 child=$!
 trap 'kill -s TERM "$child" 2> /dev/null' TERM INT
+[ -z "$told" ] || kill -s TERM "$child"
 wait "$child"
 while kill -0 "$child" 2> /dev/null; do wait "$child"; done  # a signal ends a wait before the child does
 wait "$child"
 code=$?
-trap - TERM INT"""
-"""Shell: waits for what was started last, passes SIGTERM on to it, and keeps its exit code, which `wait` remembers."""
+trap : TERM INT"""
+
+
+def watched(line: str) -> str:
+    """Shell that runs a command line, passes SIGTERM on to it once, and keeps its exit code in `code`.
+
+    A signal that comes after its end does nothing: what is still to be done is done.
+    """
+    return _WATCH.format(line=line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Command:
         """Lines of shell that set the environment."""
         return [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
 
-    def script(self, setup: Sequence[str] = (), last: Sequence[str] = ()) -> str:
+    def script(self, setup: Sequence[str] = ()) -> str:
         """Bash for one host: everything above, in order; ends with the command's exit code.
 
         SIGTERM reaches the command also where this shell is a container's first process or `ssh`'s child, which get
@@ -67,11 +78,10 @@ class Command:
 
         Args:
           setup: lines of shell that the platform needs before all else.
-          last: lines at the very end, when the variable `code` has what the script will exit with.
         """
         lines = ["trap 'exit 143' TERM INT", *self.exports(), *setup]
         lines += [line for text in self.before for line in ("(", text, ") || exit")]
-        lines += [f"{shlex.join(self.argv)} &", _WATCH, *after_lines(self.after), *last, "exit $code"]
+        lines += [watched(shlex.join(self.argv)), *after_lines(self.after), "exit $code"]
         return "\n".join(lines) + "\n"
 
 

@@ -54,6 +54,8 @@ def xpk(job: Job, command: Command, cluster: str) -> list[str]:
         raise UserError("--xpk is for TPU slices of a cluster", "give --tpu and --cluster")
     if job.volumes or command.after:
         raise UserError("xpk mounts and runs nothing after the command", "use --storage of xpk, and no --after")
+    if job.namespace or job.service_account or job.queue:
+        raise UserError("xpk chooses namespace, service account and queue", "take out their flags")
     if job.pool.tpu.hosts * job.pool.slices > 1:
         command = command.multiprocess()
     steps = [*command.exports(), *(f"( {text} )" for text in command.before), f"exec {shlex.join(command.argv)}"]
@@ -79,10 +81,10 @@ def _parser() -> Parser:
     add("--image", required=True, help="a container image with cat-jax in it")
     add("--tpu", default="", help="TPU type of a slice, e.g. v5litepod-256")
     add("--slices", type=int, default=1, help="TPU slices (default: 1)")
-    add("--chips_per_host", type=int, default=0, help="where the node pool's VMs are of another size than the type's")
+    add("--chips_per_host", type=int, help="where the node pool's VMs are of another size than the type's")
     add("--gpu", default="", help="GKE's name of a GPU, e.g. nvidia-h100-80gb")
-    add("--hosts", type=int, default=1, help="GPU hosts (default: 1)")
-    add("--gpus_per_host", type=int, default=8, help="GPUs of each (default: 8)")
+    add("--hosts", type=int, help="GPU hosts (default: 1)")
+    add("--gpus_per_host", type=int, help="GPUs of each (default: 8)")
     add("--spot", action="store_true", help="on spot nodes")
     add("--bucket", action="append", default=[], metavar="NAME=PATH", help="a bucket mounted at PATH; repeatable")
     add("--claim", action="append", default=[], metavar="NAME=PATH", help="a PersistentVolumeClaim likewise")
@@ -106,15 +108,26 @@ def _volume(text: str, bucket: bool) -> Volume:
     return Volume(name=name, place=place, bucket=bucket)
 
 
+def _check_kind(args: argparse.Namespace) -> None:
+    """Refuses flags that would have no effect."""
+    if args.tpu and not args.gpu and (args.hosts is not None or args.gpus_per_host is not None):
+        raise UserError("--hosts and --gpus_per_host are for GPUs", "a TPU type has its hosts: take them out")
+    if args.gpu and not args.tpu and args.chips_per_host is not None:
+        raise UserError("--chips_per_host is for TPUs", "give --gpus_per_host")
+    if args.cluster and not args.xpk:
+        raise UserError("--cluster is for --xpk", "kubectl has its own: `gcloud container clusters get-credentials`")
+
+
 def _job(args: argparse.Namespace) -> Job:
+    _check_kind(args)
     tpu = slice_of(args.tpu) if args.tpu else None
-    if tpu and args.chips_per_host:
+    if tpu and args.chips_per_host is not None:
         tpu = tpu.with_hosts_of(args.chips_per_host)
     pool = Pool(
         tpu=tpu,
         gpu=args.gpu,
-        gpus_per_host=args.gpus_per_host,
-        hosts=args.hosts,
+        gpus_per_host=8 if args.gpus_per_host is None else args.gpus_per_host,
+        hosts=1 if args.hosts is None else args.hosts,
         slices=args.slices,
         spot=args.spot,
     )

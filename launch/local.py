@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from cat_jax.errors import UserError
@@ -142,17 +142,13 @@ class _Job:
         """Waits for all; returns 0, or the exit code of the first that failed."""
         first = 0
         while None in (codes := [process.poll() for process in self._processes]):
-            codes = [code for code in codes if code]
-            if codes and not first:
-                first = codes[0]
-                # After a signal to all, each ends by itself with the same code.
-                if self._deadline is None:
-                    self._tell(_SAVING_SECONDS if first in AGAIN else _ORPHAN_SECONDS)
+            first = first or _first_failure(codes)
+            if first and self._deadline is None:  # after a signal to all, each ends by itself with the same code
+                self._tell(_SAVING_SECONDS if first in AGAIN else _ORPHAN_SECONDS)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self.kill()
             time.sleep(_POLL_SECONDS)
-        first = first or next((process.returncode for process in self._processes if process.returncode), 0)
-        return 128 - first if first < 0 else first
+        return first or _first_failure(process.returncode for process in self._processes)
 
     def kill(self) -> None:
         """Ends what still runs."""
@@ -165,6 +161,16 @@ class _Job:
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
+
+
+def _first_failure(codes: Iterable[int | None]) -> int:
+    """The first that is not 0, as a shell has it, where a process ended by signal N has 128 + N; else 0.
+
+    >>> _first_failure([0, None, -15, 2])
+    143
+    """
+    code = next((code for code in codes if code), 0)
+    return 128 - code if code < 0 else code
 
 
 def _echo(index: int, job: subprocess.Popen, lock: threading.Lock) -> None:

@@ -16,6 +16,9 @@ AGAIN = (EXIT_PREEMPTED, EXIT_SIGTERM)
 NEVER = (EXIT_USER_ERROR, EXIT_NONFINITE)
 """Exit codes that would come again: bad input, numbers that are not finite."""
 
+TELLING = (*NEVER, *AGAIN)
+"""Exit codes that say why a job of several processes ended, the most telling first: the others fail for want of it."""
+
 
 @dataclasses.dataclass
 class Restarts:
@@ -50,5 +53,4 @@ def of_hosts(codes: Iterable[int]) -> int:
     (0, 75, 2, 134)
     """
     codes = tuple(codes)
-    telling = (*NEVER, *AGAIN)
-    return next((code for code in telling if code in codes), max(codes, default=0))
+    return next((code for code in TELLING if code in codes), max(codes, default=0))

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 from cat_jax.errors import UserError
 
-from .command import Command, Parser, after_lines, run_launcher
-from .restart import AGAIN
+from .command import Command, Parser, after_lines, run_launcher, watched
+from .restart import AGAIN, TELLING
 from .tool import Tool
 
 SBATCH = Tool("sbatch", "run this on a login node of the cluster, or install slurm-client; --dry_run needs neither")
@@ -41,6 +41,19 @@ export CAT_JAX_COORDINATOR="${address:-$first}:$((61440 + SLURM_JOB_ID % 4096))\
 _ONE_GPU = """\
 IFS=, read -ra gpus <<< "$CUDA_VISIBLE_DEVICES"
 export CUDA_VISIBLE_DEVICES=${gpus[$SLURM_LOCALID]}"""
+
+# SLURM signals a task's own process, or (proctrack/pgid) its process group. In a session of its own the program gets a
+# signal once either way, from the shell that waits for it; with that shell it ends.
+_IN_A_SESSION = "CAT_JAX_PARENT=$$ setsid"
+
+# srun's code is the highest of all tasks'. A task that could not note its own has it in srun's.
+_AGREE = """\
+noted=($(cat "$codes"/* 2> /dev/null))
+rm -rf "$codes"
+[ "${{#noted[@]}}" -ge "${{SLURM_NTASKS:-{tasks}}}" ] || noted+=("$code")
+for telling in {telling}; do
+[[ " ${{noted[*]}} " != *" $telling "* ]] || {{ code=$telling; break; }}
+done"""
 
 _ON_EACH_HOST = 'srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1'
 
@@ -78,6 +91,12 @@ class Job:
                 "give --tasks_per_node 1, or as many as --gpus_per_node",
             )
 
+    @property
+    def codes(self) -> str:
+        """A word of shell: the directory where each task notes its exit code, beside the output."""
+        place = os.path.dirname(self.output.partition("%")[0]) or "."
+        return f'{shlex.quote(place)}/".cat-jax-$SLURM_JOB_ID.codes"'
+
     def options(self) -> list[str]:
         """The options of sbatch."""
         return [
@@ -100,7 +119,9 @@ def script(job: Job, command: Command) -> str:
         [
             "export CAT_JAX_NUM_PROCESSES=$SLURM_NTASKS CAT_JAX_PROCESS_ID=$SLURM_PROCID",
             *([_ONE_GPU] if job.gpus_per_node and job.tasks_per_node > 1 else []),
-            f"exec {shlex.join(command.argv)}",
+            watched(f"{_IN_A_SESSION} {shlex.join(command.argv)}"),
+            f'echo "$code" > {job.codes}/"$SLURM_PROCID"',
+            "exit $code",
         ]
     )
     codes = " || ".join(f'[ "$code" -eq {code} ]' for code in AGAIN)
@@ -111,6 +132,8 @@ def script(job: Job, command: Command) -> str:
         *command.exports(),
         _COORDINATOR,
         *(f"{_on_each_host(text)} || exit" for text in command.before),
+        f"codes={job.codes}",
+        'rm -rf "$codes"; mkdir -p "$codes"',
         # The first process to end must not take the others with it: one of them seals the checkpoint.
         f"srun --kill-on-bad-exit=0 --wait={job.saving_seconds} bash -c {shlex.quote(task)} &",
         "child=$!",
@@ -118,6 +141,7 @@ def script(job: Job, command: Command) -> str:
         'while kill -0 "$child" 2> /dev/null; do wait "$child"; done',
         'wait "$child"',
         "code=$?",
+        _AGREE.format(tasks=job.nodes * job.tasks_per_node, telling=" ".join(map(str, TELLING))),
         *after_lines(command.after, _on_each_host),
         f"if {codes}; then",
         'echo "preempted with exit code $code: back into the queue"',

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import re
+import secrets
 import shlex
 import signal
 import sys
@@ -21,27 +22,27 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from cat_jax.errors import EXIT_PREEMPTED, UserError
+from cat_jax.errors import UserError
 
 from .command import Command, Parser, run_launcher
 from .restart import Restarts, of_hosts
 from .tool import Tool
 from .topology import Slice, slice_of
+from .tpu_host import ENDED, IDLE, SAVING_SECONDS, start_script, stop_script
 
 GCLOUD = Tool("gcloud", "install the Google Cloud CLI and `gcloud auth login`; --dry_run needs neither")
 
 _POLL_SECONDS, _PAUSE_SECONDS = 15.0, 15.0
-_TRIES, _SAVING_SECONDS = 4, 120
+_TELL_SECONDS = 5.0
+_TRIES = 4
 _SSH_FAILED = 255
 _MISSING = "NOT_FOUND"
 _READY = ("READY", "ACTIVE")
 _GONE = (_MISSING, "PREEMPTED", "TERMINATED", "STOPPED", "SUSPENDED", "SUSPENDING", "FAILED")
 """States of a node, or of the request for it, that do not become READY or ACTIVE by themselves."""
 
-_ENDED = "cat-jax on this host has ended with exit code"
-_ENDED_LINE = re.compile(rf"{_ENDED} (\d+)$")
+_ENDED_LINE = re.compile(rf"{ENDED} (\d+)$")
 
-_PLACE = 'export PATH="$HOME/.cat-jax/bin:$PATH"'
 _PYTHON = '"$HOME/.cat-jax/bin/python"'
 _INSTALL = """\
 set -e
@@ -118,26 +119,6 @@ class Node:
         return ["compute", "tpus", group, verb, self.name, *flags, *place]
 
 
-def start_script(name: str, command: Command) -> str:
-    """What every host runs. What an earlier start left running when its connection broke is told to save first."""
-    notes = f'"$HOME/.cat-jax.{name}.pid"'
-    setup = [
-        _PLACE,
-        f"if old=$(cat {notes} 2> /dev/null); then",
-        'kill -s TERM "$old" 2> /dev/null',
-        f'for i in $(seq {_SAVING_SECONDS}); do kill -0 "$old" 2> /dev/null || break; sleep 1; done',
-        'pkill -KILL -P "$old"  # it waits for hosts that are gone',
-        "fi",
-        f"echo $$ > {notes}",
-    ]
-    return command.script(setup, [f"rm -f {notes}", f'echo "{_ENDED} $code"'])
-
-
-def stop_script(name: str) -> str:
-    """Tells the processes of a start to save and end."""
-    return f'kill -s TERM "$(cat "$HOME/.cat-jax.{name}.pid")"'
-
-
 class Job:
     """A command on a slice, from the first start to the last.
 
@@ -151,8 +132,12 @@ class Job:
 
     def __init__(self, node: Node, command: Command, setup: Sequence[list[str]], create: bool, restarts: Restarts):
         self._node, self._setup, self._create, self._restarts = node, setup, create, restarts
-        self._start = node.ssh(start_script(node.name, command))
-        self._stopped = False
+        token = secrets.token_hex(8)
+        self._start = node.ssh(start_script(node.name, token, command))
+        self._stop = node.ssh(stop_script(node.name, token))
+        self._stopped = self._started = False
+        self._ended = threading.Event()
+        self._teller: threading.Thread | None = None
 
     def plan(self) -> list[list[str]]:
         """The command lines of a first start that goes well."""
@@ -170,7 +155,8 @@ class Job:
                 ready = self._make(ready)
                 code = self._once()
                 if self._stopped:
-                    return code if code else EXIT_PREEMPTED
+                    self._wait_for_teller()
+                    return code
                 gone = code != 0 and self._state() in _GONE
                 if gone and not self._create:
                     raise UserError(f"{self._node.name} was taken away", "with --create it is made anew")
@@ -188,7 +174,7 @@ class Job:
             if state != _MISSING:
                 self._must(self._node.delete(), "cannot delete the slice that was taken away")
             self._must(self._node.create(), "cannot make the slice")
-            ready = False
+            ready = self._started = False
         while (state := self._state()) not in _READY:
             if state in _GONE:
                 raise UserError(f"the slice {self._node.name} is {state}", "see `gcloud compute tpus` for why")
@@ -201,6 +187,7 @@ class Job:
 
     def _check_stopped(self) -> None:
         if self._stopped:
+            self._wait_for_teller()
             raise KeyboardInterrupt
 
     def _state(self) -> str:
@@ -226,9 +213,29 @@ class Job:
             sys.stdout.write(text)
             sys.stdout.flush()
 
+        self._started = True  # from here on a signal goes to the hosts
+        self._check_stopped()
         code = GCLOUD.watch(self._start, line)
-        # gcloud's own code is no host's where there are several; a host that says nothing was lost.
-        return of_hosts(codes) if len(codes) == self._node.kind.hosts else of_hosts([*codes, code or _SSH_FAILED])
+        # gcloud's own code is no host's where there are several; a host that says nothing was lost, or runs on.
+        if len(codes) < self._node.kind.hosts:
+            return of_hosts([*codes, code or _SSH_FAILED])
+        self._ended.set()
+        return of_hosts(codes)
+
+    def _tell(self) -> None:
+        """Tells the hosts to stop, again and again until each has said that nothing runs there."""
+        deadline = time.monotonic() + SAVING_SECONDS
+        while not self._ended.is_set() and time.monotonic() < deadline:
+            if GCLOUD.ask(self._stop).stdout.count(IDLE) >= self._node.kind.hosts:
+                self._ended.set()
+            self._ended.wait(_TELL_SECONDS)
+
+    def _wait_for_teller(self) -> None:
+        if self._teller is None:
+            return
+        self._teller.join()
+        if not self._ended.is_set():
+            _say("not every host has said that it ended: the job may still run there")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -238,9 +245,10 @@ class Job:
             if self._stopped:
                 raise KeyboardInterrupt
             self._stopped = True
-            _say("telling the hosts to save and stop")
-            script = stop_script(self._node.name)
-            threading.Thread(target=GCLOUD.ask, args=(self._node.ssh(script),), daemon=True).start()
+            if self._started:
+                _say("telling the hosts to save and stop")
+                self._teller = threading.Thread(target=self._tell, daemon=True)
+                self._teller.start()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

@@ -63,10 +63,10 @@ class Host:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def log(self, name):
-        """Shell that appends a stand-in's arguments, quoted, to the file `name`."""
-        return f"printf '%s\\n' \"${{*@Q}}\" >> {shlex.quote(str(self.directory / name))}"
+        """Shell that appends a stand-in's arguments to the file `name`."""
+        return f"{{ printf '%s\\0' \"$@\"; printf '\\036'; }} >> {shlex.quote(str(self.directory / name))}"
 
     def lines(self, name):
         """What `log` wrote: a list of arguments for each call."""
         path = self.directory / name
-        return [shlex.split(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [call.split("\0")[:-1] for call in path.read_text().split("\036")[:-1]] if path.exists() else []

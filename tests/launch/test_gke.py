@@ -208,6 +208,12 @@ def test_xpk_runs_the_same_command(host, capsys):
         ([*TPU, "--xpk", "--", "train"], "gke: --xpk is for TPU slices of a cluster: give --tpu and --cluster"),
         ([*TPU, "--xpk", "--cluster=c", "--after=a", "--", "train"], "gke: xpk mounts and runs nothing after"),
         ([*TPU, "--xpk", "--cluster=c", "--", "train", "a\nb"], "gke: xpk takes commands of one line: "),
+        ([*TPU, "--hosts=4", "--", "train"], "gke: --hosts and --gpus_per_host are for GPUs: a TPU type has its hosts"),
+        ([*TPU, "--gpus_per_host=8", "--", "train"], "gke: --hosts and --gpus_per_host are for GPUs: "),
+        ([*GPU, "--chips_per_host=4", "--", "train"], "gke: --chips_per_host is for TPUs: give --gpus_per_host"),
+        ([*TPU, "--chips_per_host=0", "--", "train"], "gke: v5litepod-256 has no hosts of 0 chips: "),
+        ([*TPU, "--cluster=c", "--", "train"], "gke: --cluster is for --xpk: "),
+        ([*TPU, "--xpk", "--cluster=c", "--queue=q", "--", "train"], "gke: xpk chooses namespace, service account"),
         ([*TPU, "--", "train"], "gke: there is no kubectl here: install it, and `gcloud container clusters"),
     ],
 )

@@ -15,12 +15,13 @@ from cat_jax.cli import distributed
 from cat_jax.errors import UserError
 
 
-def launch(tmp_path, program, processes=2, devices=None):
-    """Starts the launcher on a program; `cat_jax.cli.main` is replaced by it."""
+def launch(tmp_path, program, processes=2, devices=None, more=""):
+    """Starts the launcher on a program; `cat_jax.cli.main` is replaced by it. `more` is Python that it runs first."""
     (tmp_path / "program.py").write_text(textwrap.dedent(program))
     driver = f"""
 import sys
 from cat_jax_launch import local
+{more}
 popen = local.subprocess.Popen
 local.subprocess.Popen = lambda command, **more: popen([sys.executable, {str(tmp_path / "program.py")!r}], **more)
 sys.exit(local.launch([], {processes}, {devices}))
@@ -124,6 +125,34 @@ def test_a_preempted_job_is_started_again(tmp_path):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert sorted(out.splitlines()) == ["[0] again", "[1] again"]
+
+
+def test_the_others_may_save_where_one_was_ended_by_sigterm(tmp_path):
+    """It had not begun to notice signals: that is a preemption, and no failure that leaves the others little time."""
+    process = launch(
+        tmp_path,
+        """
+        import os, pathlib, signal, sys, time
+        here, index = pathlib.Path(__file__).parent, os.environ["CAT_JAX_PROCESS_ID"]
+        if (here / index).exists():  # it was started again
+            sys.exit()
+        (here / index).touch()
+        def save(*_):
+            time.sleep(1)
+            print("saved", flush=True)
+            sys.exit(75)
+        if index == "1":
+            while not (here / "ready").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(signal.SIGTERM, save)
+        (here / "ready").touch()
+        time.sleep(600)
+        """,
+        more="local._ORPHAN_SECONDS = 0.2",
+    )
+    out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "[0] saved\n")
 
 
 def test_the_dry_run_prints_a_line_of_shell_for_each_process(host, capsys, monkeypatch):

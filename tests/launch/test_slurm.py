@@ -49,6 +49,7 @@ def test_arguments_and_variables_arrive_unchanged(host, batch):
     assert batch(job, Command(AWKWARD, environment={"CAT_JAX_MINE": "a 'b' $c"}))[0] == 0
     ((arguments, variables),) = host.notes()
     assert tuple(arguments) == AWKWARD
+    assert variables.pop("CAT_JAX_PARENT").isdigit()
     assert variables == {
         "CAT_JAX_COORDINATOR": "10.0.0.7:61443",
         "CAT_JAX_NUM_PROCESSES": "8",
@@ -69,6 +70,48 @@ def test_a_preempted_job_is_put_back(host, batch, code, again):
     host.codes(code)
     assert batch(slurm.Job(), Command(("train",)))[0] == code
     assert (["requeue", "4099"] in host.lines("scontrol")) == again
+
+
+# Tasks at once, which end with the codes in TASKS; srun's own is the highest. "lost" is one that could note nothing.
+TASKS = """\
+#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+worst=0 pids=()
+for code in $TASKS; do
+if [ $code = lost ]; then (exit 137) & else SLURM_PROCID=${#pids[@]} CODE=$code "$@" & fi
+pids+=($!)
+done
+for pid in ${pids[@]}; do wait $pid; code=$?; [ $code -le $worst ] || worst=$code; done
+exit $worst
+"""
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code"),
+    [("75 134", 75), ("134 75 1", 75), ("143 0 250", 143), ("75 2", 2), ("75 lost", 75), ("0 lost", 137), ("0 0", 0)],
+)
+def test_the_most_telling_code_of_all_tasks_counts(host, batch, tmp_path, tasks, code):
+    """A task that aborts because another was preempted does not say why the job ended."""
+    write_program(host.bin, "srun", TASKS)
+    (tmp_path / "the out").mkdir()
+    job = slurm.Job(nodes=len(tasks.split()), output=str(tmp_path / "the out" / "%j.out"))
+    command = Command(("exit $CODE",), program=("bash", "-c"), environment={"TASKS": tasks})
+    assert batch(job, command)[0] == code
+    assert (["requeue", "4099"] in host.lines("scontrol")) == (code in (75, 143))
+    assert not list((tmp_path / "the out").iterdir())
+
+
+def test_a_signal_to_the_process_group_comes_once(host, batch):
+    """SLURM signals a whole group where its plugin is pgid, and the task's first process alone where it is cgroup."""
+    text = '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nset -m\n"$@" & pid=$!\n'
+    text += "until [ -e ready ]; do sleep 0.05; done\nkill -s TERM -- $WHOM$pid\nwait $pid\n"
+    write_program(host.bin, "srun", text)
+    program = "trap 'echo told; told=1' TERM; touch ready; until [ $told ]; do sleep 0.1; done; sleep 0.3; exit 75"
+    for whom in ("", "-"):
+        command = Command((program,), program=("bash", "-c"), environment={"WHOM": whom})
+        code, out = batch(slurm.Job(), command)
+        assert (code, out.count("told")) == (75, 1), out
+        (host.directory / "ready").unlink()
 
 
 def test_commands_before_and_after_run_once_on_each_host(host, batch):

@@ -12,9 +12,10 @@ from cat_jax_launch import tpu_vm
 from hosts import AWKWARD, write_program
 
 # gcloud ends with 0 whatever its hosts end with. `events` says what becomes of each start: "run", "preempt", "cut"
-# (the connection breaks, the hosts go on), or "lose" (one of them ends without a word).
+# (the connection breaks, the hosts go on), "break" (so it does once no stop fails any more), "late" (connecting takes a
+# second), or "lose" (a host ends without a word). The file `deaf` has a letter for each stop that does not get through.
 GCLOUD = """\
-import os, pathlib, subprocess, sys
+import os, pathlib, subprocess, sys, time
 here = pathlib.Path({here!r})
 state, events = here / "state", here / "events"
 group, verb, *flags = sys.argv[3:]
@@ -37,14 +38,22 @@ elif verb == "ssh":
     if event == "preempt":
         state.write_text("SUSPENDED")
         sys.exit(255)
+    if event == "late":
+        time.sleep(1)
+    deaf = here / "deaf"
+    if "kill" in command and not starts and deaf.exists() and deaf.read_text():
+        deaf.write_text(deaf.read_text()[1:])
+        sys.exit(255)
     jobs = []
     for worker in range({hosts}):
         home = here / f"worker{{worker}}"
         home.mkdir(exist_ok=True)
         setting = os.environ | {{"HOME": str(home), "CAT_JAX_TEST": str(home)}}
-        out = subprocess.DEVNULL if event == "cut" or event == "lose" and worker else None
+        out = subprocess.DEVNULL if event in ("cut", "break") or event == "lose" and worker else None
         jobs.append(subprocess.Popen(["bash", "-c", command], env=setting, cwd=home, stdout=out, stderr=out))
-    if event == "cut":
+    if event in ("cut", "break"):
+        while not list(here.glob("worker*/notes")) or event == "break" and deaf.read_text():
+            time.sleep(0.05)
         sys.exit(255)
     for job in jobs:
         job.wait()
@@ -160,32 +169,116 @@ for i in $(seq 300); do sleep 0.1; done
 """
 
 
-def test_what_a_broken_connection_left_running_is_stopped_first(cloud, monkeypatch):
+def test_what_a_broken_connection_left_running_is_stopped_first(cloud):
     host = cloud(1)
     (host.directory / "events").write_text("cut run")
     slow = write_program(host.bin, "slow", SLOW)
     write_program(host.bin, "cat-jax", f"#!/bin/bash\n[ -e $CAT_JAX_TEST/notes ] && exit 0\nexec {slow}\n")
-    monkeypatch.setattr(tpu_vm, "_PAUSE_SECONDS", 1)
     assert tpu_vm.main([*ARGV, "--", "train"]) == 0
     assert (host.directory / "worker0" / "notes").read_text().split() == ["start", "saved"]
 
 
-def test_sigterm_saves_on_every_host(cloud):
-    host = cloud(2)
-    write_program(host.bin, "cat-jax", SLOW)
-    command = [sys.executable, "-m", "cat_jax_launch.tpu_vm", *TWO, "--after", "echo after $CAT_JAX_EXIT_CODE"]
-    process = subprocess.Popen([*command, "--", "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+DRIVER = """
+import sys
+from cat_jax_launch import tpu_vm
+tpu_vm._PAUSE_SECONDS, tpu_vm._TELL_SECONDS = 0, 0.2
+sys.exit(tpu_vm.main(sys.argv[1:]))
+"""
+
+
+def stop(argv, ready):
+    """Runs the launcher until `ready`, then ends it with SIGTERM; returns (exit code, stdout, stderr)."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, *argv], stdout=pipe, stderr=pipe, text=True)
     deadline = time.monotonic() + 30
-    while sum((host.directory / f"worker{k}" / "notes").exists() for k in (0, 1)) < 2:
+    while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    for worker in (0, 1):
-        assert (host.directory / f"worker{worker}" / "notes").read_text().split() == ["start", "saved"]
+    return process.returncode, out, err
+
+
+def starts(host):
+    path = host.directory / "calls"
+    return sum("ssh" in call for call in calls(host)) if path.exists() else 0
+
+
+def history(host, worker):
+    path = host.directory / f"worker{worker}" / "notes"
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.mark.parametrize("deaf", ["", "xx"], ids=["at once", "the third time"])
+def test_sigterm_saves_on_every_host(cloud, deaf):
+    host = cloud(2)
+    write_program(host.bin, "cat-jax", SLOW)
+    (host.directory / "deaf").write_text(deaf)
+    argv = [*TWO, "--after", "echo after $CAT_JAX_EXIT_CODE", "--", "train"]
+    code, out, err = stop(argv, lambda: history(host, 0) and history(host, 1))
+    assert code == 75, err
+    assert history(host, 0) == history(host, 1) == ["start", "saved"]
     assert out.count("after 75") == 2
     assert "telling the hosts to save and stop" in err
+    assert "may still run" not in err
+
+
+def test_a_stop_that_comes_as_the_job_ends_is_no_preemption(cloud):
+    host = cloud(1)
+    write_program(host.bin, "cat-jax", SLOW.replace("exit 75", "exit 0"))
+    assert stop([*ARGV, "--", "train"], lambda: history(host, 0))[0] == 0
+
+
+def test_a_stop_overtakes_a_start(cloud):
+    """The hosts are still being connected to: what arrives there afterwards does not begin."""
+    host = cloud(2)
+    (host.directory / "events").write_text("late")
+    write_program(host.bin, "cat-jax", SLOW)
+    assert stop([*TWO, "--", "train"], lambda: starts(host) == 1)[0] == 143
+    assert history(host, 0) == history(host, 1) == []
+
+
+def test_a_stop_reaches_a_start_that_waits_for_an_older_one(cloud):
+    host = cloud(1)
+    (host.directory / "events").write_text("cut run")
+    write_program(
+        host.bin, "cat-jax", SLOW.replace("echo saved", "echo told >> $CAT_JAX_TEST/notes; sleep 2; echo saved")
+    )
+    code, _, err = stop([*ARGV, "--", "train"], lambda: "told" in history(host, 0))
+    assert code == 143, err
+    deadline = time.monotonic() + 10
+    while "saved" not in history(host, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert history(host, 0) == ["start", "told", "saved"]
+
+
+def test_a_connection_that_breaks_while_the_hosts_are_told_does_not_end_the_telling(cloud):
+    host = cloud(1)
+    (host.directory / "events").write_text("break")
+    (host.directory / "deaf").write_text("xx")
+    write_program(host.bin, "cat-jax", SLOW)
+    code, _, err = stop([*ARGV, "--", "train"], lambda: history(host, 0))
+    assert code == 255, err
+    assert history(host, 0) == ["start", "saved"]
+
+
+def test_a_before_that_fails_leaves_nothing_and_its_code_counts(cloud):
+    host = cloud(2)
+    assert tpu_vm.main([*TWO, "--max_restarts=0", "--before=exit 7", "--", "train"]) == 7
+    assert not list(host.directory.glob("worker*/.cat-jax*/*"))
+
+
+def test_what_has_the_number_of_an_old_start_is_left_alone(cloud):
+    host = cloud(1)
+    with subprocess.Popen(["sleep", "600"]) as innocent:
+        place = host.directory / "worker0" / ".cat-jax.pod.starts"
+        place.mkdir(parents=True)
+        (place / str(innocent.pid)).touch()
+        assert tpu_vm.main([*ARGV, "--", "train"]) == 0
+        assert innocent.poll() is None
+        innocent.kill()
+    assert not list(place.iterdir())
 
 
 def test_the_dry_run_prints_the_command_lines(monkeypatch, capsys):

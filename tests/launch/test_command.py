@@ -1,0 +1,22 @@
+"""The shell that every host runs: signals reach the command once, whenever they come."""
+
+import subprocess
+
+from cat_jax_launch.command import Command, watched
+
+
+def run(script):
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_signal_that_comes_after_the_command_leaves_the_rest_to_be_done():
+    command = Command(("exit 75",), program=("bash", "-c"), after=("kill -s TERM $$; echo after",))
+    done = run(command.script())
+    assert (done.returncode, done.stdout) == (75, "after\n")
+
+
+def test_a_signal_that_comes_while_the_command_is_started_reaches_it():
+    lines = watched("bash -c 'trap \"exit 75\" TERM; for i in $(seq 100); do sleep 0.1; done'").splitlines()
+    lines.insert(lines.index("child=$!"), "sleep 0.5; kill -s TERM $$")
+    done = run("\n".join(["trap 'exit 143' TERM", *lines, "exit $code"]))
+    assert (done.returncode, done.stderr) == (75, "")
