@@ -52,7 +52,9 @@ elif verb == "ssh":
         out = subprocess.DEVNULL if event in ("cut", "break") or event == "lose" and worker else None
         jobs.append(subprocess.Popen(["bash", "-c", command], env=setting, cwd=home, stdout=out, stderr=out))
     if event in ("cut", "break"):
-        while not list(here.glob("worker*/notes")) or event == "break" and deaf.read_text():
+        for _ in range(200):
+            if list(here.glob("worker*/notes")) and not (event == "break" and deaf.read_text()):
+                break
             time.sleep(0.05)
         sys.exit(255)
     for job in jobs:
