@@ -38,13 +38,20 @@ def run(command, directory, **environment):
     return result.stdout + result.stderr
 
 
+SMALL = (
+    "--gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20 "
+    "--gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1"
+)
+"""Flags that leave little to compute."""
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """A directory with the README's files, in which its experiment has run. Fewer steps: the snippet is the same."""
     directory = tmp_path_factory.mktemp("readme")
     for name, text in FILES.items():
         (directory / name).write_text(text)
-    run(f"{EXPERIMENT} --gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20", directory)
+    run(f"{EXPERIMENT} {SMALL}", directory)
     return directory
 
 
@@ -86,9 +93,7 @@ def test_an_objective_of_ones_own_trains_a_student(workspace):
     assert "Experiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']" in README
     mine = "include 'my_experiment.gin'\nExperiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']\n"
     (workspace / "with_upweighted.gin").write_text(mine)
-    flags = (
-        "--gin.RUN_DIR='\"runs/reversal\"' --gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20"
-    )
+    flags = f"--gin.RUN_DIR='\"runs/reversal\"' {SMALL}"
     output = run(f"cat-jax run --gin_file=with_upweighted.gin {flags}", workspace)
     assert "upweighted" in output
     assert (workspace / "runs/reversal/models/student.upweighted.0/checkpoints").exists()
@@ -96,8 +101,7 @@ def test_an_objective_of_ones_own_trains_a_student(workspace):
 
 @pytest.mark.slow
 def test_ones_own_models_are_teacher_and_start(workspace):
-    flags = "--gin.RUN_DIR='\"runs/own\"' --gin.TRAIN_STEPS=3 --gin.cascade.resamples=20"
-    run(f"cat-jax run --gin_file=my_models.gin {flags}", workspace)
+    run(f"cat-jax run --gin_file=my_models.gin --gin.RUN_DIR='\"runs/own\"' {SMALL}", workspace)
     assert (workspace / "runs/own/report.html").exists()
     assert not (workspace / "runs/own/models/teacher").exists()
 
@@ -117,6 +121,7 @@ def test_the_command_for_a_pod_trains_on_processes_of_this_machine(workspace):
         assert there in command
         command = command.replace(there, here)
     launcher = f"{sys.executable} -m cat_jax_launch.local --processes 2 --devices_per_process 2 --"
-    sizes = "--gin.T5Config.embed_dim=32 --gin.T5Config.mlp_dim=64"
+    sizes = "--gin.T5Config.embed_dim=32 --gin.T5Config.mlp_dim=64 --gin.T5Config.num_encoder_layers=1 "
+    sizes += "--gin.T5Config.num_decoder_layers=1"
     run(f"{launcher} {command} {sizes} --gin.BATCH_SIZE=32", workspace)
     assert (workspace / "runs/pod/checkpoints").exists()

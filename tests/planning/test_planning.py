@@ -171,6 +171,7 @@ COMMAND = [
     "--gin.TEACHER_MODEL='models/t5_tiny.gin'",
     "--gin.teacher/T5Config.num_decoder_layers=1",
     "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=2",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
     "--gin.BATCH_SIZE=32",
     "--json",
