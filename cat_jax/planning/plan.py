@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import logging
 import time
@@ -130,13 +131,16 @@ def plan(
     if teacher_config is not None:
         result["parameters"]["teacher"] = parameter_count(teacher_config)
     job = _Job(case, teaching, where, on, build, evaluate_batch_size, decoding)
-    for name in steps:
-        if name == "teach" and teaching.teacher is None:
-            continue
+    names = [name for name in steps if name != "teach" or teaching.teacher is not None]
+
+    def step(name: str) -> dict[str, Any]:
         logger.info("compiling the %s step for %s", name, where.text)
         began = time.monotonic()
         found = getattr(job, name)(suggest)
-        result["steps"][name] = {**found, "compile_seconds": round(time.monotonic() - began, 1)}
+        return {**found, "compile_seconds": round(time.monotonic() - began, 1)}
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # a compiler keeps one or two cores busy
+        result["steps"] = dict(zip(names, pool.map(step, names), strict=True))
     result["fits"] = all(step["fits"] for step in result["steps"].values())
     return result
 
