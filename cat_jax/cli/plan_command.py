@@ -36,7 +36,7 @@ MANUAL = Manual(
     cat-jax plan --gin_file=runs/plan.gin --gin_file=models/t5_base.gin --gin_file=objectives/cat_dist.gin \\
       --gin.TOPOLOGY='"v5e:16x16"' --gin.TEACHER='@LiveTeacher()' --gin.TEACHER_MODEL='"models/t5_xxl.gin"' \\
       --gin.LiveTeacher.dtype='"bfloat16"' --gin.TEACH_DTYPE='"bfloat16"' --gin.MeshConfig.fsdp=16 \\
-      --gin.BATCH_SIZE=2048 \\
+      --gin.T5Config.scan_layers=True --gin.BATCH_SIZE=2048 \\
       --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 128}"
     """,
 )

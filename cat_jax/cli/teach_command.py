@@ -27,7 +27,8 @@ MANUAL = Manual(
         "STORE_DIR": "where its stores are",
         "TEACH_SPLITS": "list of splits (default: ['train'])",
         "LAYOUT": "@SparseLayout() (default), @BitLayout() or @FullLayout()",
-        "TEACHER_NAME": "with --import: who taught, in place of TEACHER_DIR",
+        "TEACH_BATCH_SIZE, TEACH_DTYPE": "rows of a device at a time (64); float32 or bfloat16",
+        "TEACHER_NAME": "with --import: who taught, in place of TEACHER_DIR; the files decide the layout",
     },
     switches={
         "--overwrite": "replace a signal of other settings; redo damaged shards",
@@ -65,5 +66,6 @@ def main(argv: Sequence[str]) -> int:
 
         for (task, split), manifest in manifests.items():
             save_configuration(signal_directory(arguments["output_dir"], task, split), command)
-            logger.info("%s %s: taught, %d shards", task, split, len(manifest.shards))
+            done, layout = "imported" if files else "taught", manifest.recipe.layout
+            logger.info("%s %s: %s, %d shards, %s", task, split, done, len(manifest.shards), layout)
     return 0

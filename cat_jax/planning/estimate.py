@@ -7,15 +7,25 @@ import dataclasses
 from cat_jax.planning.chips import Chip
 from cat_jax.planning.hlo import Collective, HloProgram
 
-ASSUMPTIONS = (
-    "compute: the TPU compiler's estimate of cycles at the chip's clock; where there is none, products at 60 % of the "
-    "bf16 peak or bytes at the full HBM bandwidth, whichever takes longer",
-    "collectives: around one ring, over half of the chip's links",
-    "a step takes between the longer of the two (all of it overlapped) and their sum (none of it)",
-    "teaching: on one host, as a slice of its own",
-    "no step waits for its input; MFU counts the model's products once, without what is computed again",
-)
 _ATTAINED = 0.6
+
+
+def assumptions(chip: Chip) -> list[str]:
+    """What an estimate for `chip` takes for granted."""
+    compute = "compute: the TPU compiler's estimate of cycles at the chip's clock"
+    if not chip.clock:
+        compute = (
+            f"compute: products at {_ATTAINED:.0%} of the bf16 peak, whatever their dtype, or bytes at the full HBM "
+            "bandwidth, whichever takes longer"
+        )
+    return [
+        compute,
+        "collectives: around one ring, over half of the chip's links",
+        "a step takes between the longer of the two (all of it overlapped) and their sum (none of it)",
+        "teaching: on one host, as a slice of its own; decoding: a whole batch of answers of full length",
+        "no step waits for its input; MFU counts the model's products once, at the bf16 peak, without what is computed "
+        "again",
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,8 +117,8 @@ class HloProgram:
         written = _size(instruction.type, on_chip=False)
         if instruction.opcode in ("dynamic-slice", "gather"):
             return 2 * written
-        if instruction.opcode.endswith("-start"):  # of a copy, a slice or a collective: in, and out again
-            return 2 * _size(_result(instruction), on_chip=False)
+        if instruction.opcode.endswith("-start"):  # of a copy, a slice or a collective: what goes in, and comes out
+            return sum(_size(element, on_chip=False) for element in _elements(instruction.type)[:2])
         if instruction.opcode == "dynamic-update-slice":
             return 2 * _size(operands[1], on_chip=False)
         reads = [_size(operand, on_chip=False) for operand in operands]
@@ -160,10 +160,12 @@ class HloProgram:
         """How often a loop runs: what its condition compares with; of one that may end early, at most."""
         if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(match[1])
+        condition = self._bodies.get(loop.called("condition") or "", [])
         limits = [
             int(each.rest.split(")")[0])
-            for each in self._bodies.get(loop.called("condition") or "", [])
-            if each.opcode == "constant" and each.type.startswith("s32[]")
+            for instruction in condition
+            for each in self._within(instruction)
+            if each.opcode == "constant" and re.match(r"s(32|64)\[\]", each.type)
         ]
         return max(limits, default=1)
 
@@ -184,17 +186,25 @@ def _branches(instruction: Instruction) -> list[str]:
 
 def _result(instruction: Instruction) -> str:
     """The type of what comes out; of an asynchronous start without the operand and the context beside it."""
-    if not instruction.opcode.endswith("-start") or not instruction.type.startswith("("):
+    elements = _elements(instruction.type)
+    if not instruction.opcode.endswith("-start") or len(elements) == 1:
         return instruction.type
+    # A copy's destination comes first, of the others the operand does; those of several arrays have tuples for both.
+    return elements[0] if instruction.opcode == "copy-start" else elements[1]
+
+
+def _elements(type_: str) -> list[str]:
+    """The types in a tuple; another type alone."""
+    if not type_.startswith("("):
+        return [type_]
     elements, depth = [""], 0
-    for character in instruction.type[1:-1]:
+    for character in type_[1:-1]:
         depth += (character in "([{") - (character in ")]}")
         if character == "," and depth == 0:
             elements.append("")
         else:
             elements[-1] += character
-    # A copy's destination comes first, of the others the operand does; those of several arrays have tuples for both.
-    return elements[0] if instruction.opcode == "copy-start" or len(elements) == 1 else elements[1]
+    return elements
 
 
 def _size(type_: str, *, on_chip: bool = True) -> float:

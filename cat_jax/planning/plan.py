@@ -21,7 +21,7 @@ from cat_jax.models.flops import generation_flops, parameter_count, train_flops
 from cat_jax.parallel.batches import check_batch_size
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
-from cat_jax.planning.estimate import ASSUMPTIONS, estimate
+from cat_jax.planning.estimate import assumptions, estimate
 from cat_jax.planning.proposal import Proposal, propose, propose_teach
 from cat_jax.planning.steps import Compiled, TrainCase, decode_step, teach_step, train_step
 from cat_jax.planning.topology import Topology
@@ -94,6 +94,11 @@ def plan(
     if isinstance(steps, str) or unknown:
         raise UserError(f"plan.steps is {steps!r}", f"list some of {', '.join(STEPS)}")
     where = Topology.parse(topology)
+    if teacher is None and objective.needs_teacher:
+        raise UserError(
+            f"the objective {objective.name} needs a teacher and there is none",
+            "set TEACHER to @StoredTeacher(), or to @LiveTeacher() with TEACHER_MODEL or TEACHER_DIR, or plan xent",
+        )
     devices = where.devices()
     build = lambda shape: MeshConfig(*shape).build(devices)  # noqa: E731
     shape = mesh.shape(len(devices))
@@ -125,7 +130,7 @@ def plan(
         "parameters": {"student": parameter_count(model)},
         "batch_size": train_dataset.batch_size,
         "compiler": "TPU" if where.chip.platform == "tpu" else "CPU, in place of the GPU's",
-        "assumptions": list(ASSUMPTIONS),
+        "assumptions": assumptions(where.chip),
         "steps": {},
     }
     if teacher_config is not None:
@@ -253,6 +258,11 @@ def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> Mode
     """The teacher's configuration, of a live teacher from its directory if it is not given."""
     if given is not None or live is None:
         return given
+    if not live.model_dir:
+        raise UserError(
+            "the live teacher has neither a model nor a directory",
+            "name its gin file, --gin.TEACHER_MODEL='\"models/t5_xxl.gin\"', or its TEACHER_DIR",
+        )
     return read_model_file(split_step_dir(live.model_dir)[0])[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import math
 import os
 import re
@@ -13,8 +14,13 @@ from typing import Any
 from cat_jax.errors import UserError
 from cat_jax.planning.chips import CHIPS, Chip
 
-_SETTING = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16"}
-"""Keeps libtpu from looking for the machine that it is not on."""
+_SETTING = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""Keeps libtpu from looking for the machine that it is not on, and from waiting for a chip that nobody touches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Topology:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=self.text).devices)
         except Exception as e:  # jaxlib's own, of no public class
             reason = str(e).splitlines()[0]
-            if "libtpu" in reason.lower() or "not found" in reason.lower():
+            if importlib.util.find_spec("libtpu") is None:
                 raise UserError(f"no compiler for {self.text} ({reason})", "pip install 'cat-jax[tpu]'") from e
             raise UserError(
                 f"libtpu refuses the topology {self.text} ({reason})",

@@ -81,13 +81,23 @@ def import_signal(
 
 
 def _most_entries(paths: Sequence[str]) -> int:
-    """The greatest number of entries of a token; 0 where some row has only bits."""
-    most = 0
+    """The greatest number of entries of a token; 0 where there are only bits.
+
+    Raises:
+      UserError: some rows have entries, and one has not.
+    """
+    most, bits = 0, ""
     for path in paths:
         for row in read_rows(path):
             if row.top_ids is None:
-                return 0
-            most = max(most, *(len(ids) for ids in row.top_ids if isinstance(ids, list)), 0)
+                bits = bits or row.where
+            else:
+                most = max(most, *(len(ids) for ids in row.top_ids if isinstance(ids, list)), 0)
+    if most and bits:
+        raise UserError(
+            f"{bits} has no top_ids and other rows have",
+            "give all rows their probabilities, or keep the bits alone: --gin.import_signal.keep='\"bit\"'",
+        )
     return most
 
 

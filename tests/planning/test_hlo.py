@@ -50,6 +50,19 @@ def test_collectives_with_their_groups_and_sizes():
     assert found["reduce-scatter"].sent() == 3 / 4 * 4096
 
 
+def test_a_loop_that_may_end_early_counts_in_full():
+    def run(x, kernel):
+        def body(carry):
+            step, x = carry
+            return step + 1, jnp.tanh(x @ kernel)
+
+        return jax.lax.while_loop(lambda carry: (carry[0] < 9) & ~jnp.all(carry[1] > 2), body, (0, x))
+
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    compiled = jax.jit(run).lower(shape, shape).compile()
+    assert HloProgram(compiled.as_text()).bytes_moved() > 9 * 3 * 4 * 64 * 64
+
+
 ASYNCHRONOUS = """ENTRY %main (x: f32[2,128]) -> f32[8,128] {
   %x = f32[2,128]{1,0} parameter(0)
   %start = (f32[2,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%x), channel_id=1, replica_groups={{0,1,2,3}}
@@ -63,7 +76,7 @@ ASYNCHRONOUS = """ENTRY %main (x: f32[2,128]) -> f32[8,128] {
 def test_of_what_is_asynchronous_the_result_counts():
     program = HloProgram(ASYNCHRONOUS)
     assert program.collectives() == [Collective("all-gather", 8 * 128 * 4, 4, 1)]
-    assert program.bytes_moved() == 2 * 4096 + 2 * 4096
+    assert program.bytes_moved() == 1024 + 4096 + 2 * 4096
 
 
 def test_of_branches_the_larger_one_counts():

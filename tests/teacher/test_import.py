@@ -165,6 +165,13 @@ def test_probabilities_are_checked_where_the_bit_alone_is_kept(world, rows, tmp_
         run(world, write(tmp_path / "bad.jsonl", bad), tmp_path / "signal", keep="bit")
 
 
+def test_bits_among_probabilities_are_refused_unless_bits_are_kept(world, rows, tmp_path):
+    mixed = write(tmp_path / "mixed.jsonl", [*rows[:3], *bits(rows)[3:]])
+    with pytest.raises(UserError, match=r"line 4 has no top_ids"):
+        run(world, mixed, tmp_path / "signal")
+    assert run(world, mixed, tmp_path / "signal", keep="bit").recipe.layout == BitLayout()
+
+
 def test_files_that_are_none(world, tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"example_id": "\xe9"}\n')
     (tmp_path / "broken.jsonl").write_text('{"example_id": "0", \n')
