@@ -25,8 +25,9 @@ import numpy as np
 from flax import nnx
 
 from cat_jax.data.assemble import HostBatch
+from cat_jax.losses.fused import FusedHead
 from cat_jax.losses.objective import Objective
-from cat_jax.losses.terms import LossHead, Terms, TokenLosses
+from cat_jax.losses.terms import LossHead, Terms
 from cat_jax.models.t5_config import T5Config
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.train.inputs import make_place
@@ -57,17 +58,13 @@ SIZES = {
 }
 
 
-class WholeLogits:
-    """A head that takes nothing, so that whole logits are made."""
+class WholeLogits(FusedHead):
+    """Takes no terms, so that whole logits are made."""
 
     def takes(self, terms: Terms) -> bool:
         """Nothing."""
         del terms
         return False
-
-    def __call__(self, *_: Any) -> tuple[jax.Array, TokenLosses]:
-        """Never asked."""
-        raise NotImplementedError
 
 
 Contender = Callable[[int], None]

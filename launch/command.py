@@ -131,6 +131,8 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"the command after -- begins with {arguments[0]}", "name it first: `-- train --gin_file=...`"
             )
+        if arguments[0] == "cat-jax":
+            raise UserError("the command after -- begins with cat-jax, which is put before it", "write `-- train ...`")
         program = tuple(shlex.split(getattr(args, "program", "cat-jax")))
         if not program:
             raise UserError("--program is empty", "name the program, e.g. cat-jax")

@@ -14,10 +14,9 @@ MANUAL = Manual(
     what="""
     Tells what a training job will need on chips that are not here: compiles its steps ahead of time (training,
     teaching, decoding) and prints the bytes on a chip by part, FLOPs, bytes moved, collectives, estimated step time and
-    MFU, and whether it fits; where training does not, it looks for microbatches, rematerialisation or a mesh with which
-    it does. Reads the gin files of the job itself; needs neither data nor checkpoints. Ends with 4 where a step does
-    not fit.
-    For TPUs it needs the libtpu package (pip install 'cat-jax[tpu]').
+    MFU, and whether it fits; where training or teaching does not, it looks for rows at a time, rematerialisation or a
+    mesh with which it does. Reads the gin files of the job itself; needs neither data nor checkpoints. Ends with 4
+    where a step does not fit. For TPUs it needs the libtpu package (pip install 'cat-jax[tpu]').
     """,
     macros={
         "TOPOLOGY": "chips and how they lie: 'v5e:16x16', 'v5p:4x4x4', 'v6e:8x8', 'h100:8'",

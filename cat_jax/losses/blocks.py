@@ -6,19 +6,16 @@ Shape letters: B rows, T positions, D width; N tokens of a block, C columns of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cat_jax.losses.block import Block
+from cat_jax.losses.block import Block, Gradient
 from cat_jax.losses.formulas import widen
 from cat_jax.losses.terms import Coefficients, Terms, TokenLosses
 from cat_jax.losses.vocabulary import Columns
 from cat_jax.types import Array, SparseDistribution
-
-Gradient = Callable[[], Array]
 
 
 @jax.tree_util.register_dataclass
@@ -114,7 +111,7 @@ class Blocks:
 
     def _block(
         self, hidden: Array, tokens: Tokens, kernel: Array, teacher_kernel: Array | None
-    ) -> tuple[TokenLosses, Array, Callable[[Array, Array | None], Array], tuple[Array, Array | None]]:
+    ) -> tuple[TokenLosses, Array, Gradient, tuple[Array, Array | None]]:
         """(losses [N], hidden states without what does not count, gradient function, its arguments)."""
         counted = tokens.weights > 0
         hidden, tokens = _blank((hidden, tokens), counted)

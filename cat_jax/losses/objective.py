@@ -167,7 +167,7 @@ class Objective:
           weights: float[N], 0 where a token does not count.
           uniform: f32[N], where `needs_uniform`.
         """
-        factor = self.token_weights(tokens)
+        factor = self._factor(tokens)
         if factor is not None and jnp.shape(factor) != weights.shape:
             raise UserError(
                 f"{type(self).__name__}.token_weights gives the shape {jnp.shape(factor)} for {weights.size} tokens",
@@ -212,6 +212,17 @@ class Objective:
         """Whether nothing of what a head replaces is overridden, and the head has every term."""
         own = type(self).tokens is not Objective.tokens or type(self).sum_up is not Objective.sum_up
         return not own and head.takes(self.terms)
+
+    def _factor(self, tokens: TokenLosses) -> Array | None:
+        try:
+            return self.token_weights(tokens)
+        except (TypeError, AttributeError) as e:
+            if tokens.teacher_right is not None or self.reads_teacher:
+                raise
+            raise UserError(
+                f"{type(self).__name__}.token_weights fails where there is no teacher ({e})",
+                "set reads_teacher = True in the class if it looks at the teacher, and TEACHER in the run",
+            ) from e
 
     def _check_uniform(self, uniform: Array | None) -> None:
         if self.needs_uniform and uniform is None:

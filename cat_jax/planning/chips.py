@@ -34,12 +34,12 @@ def _chip(name: str, platform: str, gib: float, tflops: float, gbs: float, link:
     return Chip(name, platform, int(gib * GIB), tflops * 1e12, gbs * 1e9, link * 1e9, ghz * 1e9)
 
 
-# TPU: cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler gives a program. The clock
-# follows from the peak: MXUs x side^2 x 2 x clock. GPU: NVIDIA's data sheets, link = NVLink in one direction.
+# Of TPUs those whose chip is one device to the compiler: a v4 is two to it, and one on its hosts. Their figures are those
+# of cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler says that a program may use. The
+# clock follows from the peak: MXUs x side^2 x 2 x clock. GPU: NVIDIA's data sheets, link = NVLink in one direction.
 CHIPS = {
     chip.name: chip
     for chip in (
-        _chip("v4", "tpu", 30.75, 275, 1228, 300, 1.05),
         _chip("v5e", "tpu", 15.75, 197, 819, 200, 1.503),
         _chip("v5p", "tpu", 95.74, 459, 2765, 600, 1.75),
         _chip("v6e", "tpu", 31.25, 918, 1640, 448, 1.75),

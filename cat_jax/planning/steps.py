@@ -92,7 +92,7 @@ def train_step(case: TrainCase, mesh: Mesh) -> Compiled:
       UserError: rules, batch and mesh do not fit each other.
     """
     step, arguments, parts = train_arguments(case, mesh)
-    return _compile(step, arguments, parts, mesh.size, activations=activation_bytes(case, arguments[2], mesh))
+    return _compile(step, arguments, parts, mesh.size, activations=activation_bytes(case, mesh))
 
 
 def state_bytes(case: TrainCase, mesh: Mesh) -> int:
@@ -262,7 +262,7 @@ def _teacher_program(config: ModelConfig, mesh: Mesh, rules: AxisRules) -> Teach
     return TeacherProgram(signal, params)
 
 
-def activation_bytes(case: TrainCase, batch: Batch, mesh: Mesh) -> int:
+def activation_bytes(case: TrainCase, mesh: Mesh) -> int:
     """Bytes on a chip of what the student's forward pass keeps for the backward pass, as JAX writes it.
 
     The compiler may keep less. Rows are split over the mesh's row axes, and whatever is not as wide as the model
@@ -270,7 +270,8 @@ def activation_bytes(case: TrainCase, batch: Batch, mesh: Mesh) -> int:
     """
     graphdef, params = nnx.split(nnx.eval_shape(lambda: case.model.build(jax.random.key(0))))
     rows = case.batch_size // case.num_microbatches
-    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
+    placed = abstract_batch(case.model, case.feature_lengths, rows, case.pack, mesh)
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), placed)
 
     def kept(params: Any, batch: Batch, key: Any) -> Any:
         def hidden(params: Any) -> jax.Array:

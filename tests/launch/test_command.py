@@ -2,11 +2,19 @@
 
 import subprocess
 
-from cat_jax_launch.command import Command, watched
+import pytest
+from cat_jax_launch.command import Command, Parser, watched
+
+from cat_jax.errors import UserError
 
 
 def run(script):
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_command_that_names_cat_jax_itself_is_refused_before_it_is_queued():
+    with pytest.raises(UserError, match="begins with cat-jax"):
+        Parser(prog="launch").read(["--dry_run", "--", "cat-jax", "train"])
 
 
 def test_a_signal_that_comes_after_the_command_leaves_the_rest_to_be_done():

@@ -156,6 +156,20 @@ def test_objectives_of_ones_own(kind):
         same(run(*arguments, head=UNEVEN), run(*arguments), 1e-5)
 
 
+class Unsaid(Objective):
+    """Looks at the teacher, and does not say so."""
+
+    def token_weights(self, tokens):
+        return jnp.where(tokens.teacher_right & tokens.student_right, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("head", [None, ONE])
+def test_looking_at_a_teacher_that_is_not_there_is_told(head):
+    case = random_case()
+    with pytest.raises(UserError, match=r"Unsaid.token_weights .*: set reads_teacher = True"):
+        run(Unsaid(w=1.0, keep="all"), student_of(case, jnp.float32), batch_of(case), None, head=head)
+
+
 def test_a_random_keep_rule():
     case = random_case()
     uniform = jax.random.uniform(jax.random.key(0), case.weights.shape)

@@ -20,7 +20,7 @@ from cat_jax.models.flops import parameter_count
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.planning import chips
 from cat_jax.planning.plan import plan
-from cat_jax.planning.steps import TrainCase, abstract_batch, activation_bytes, train_arguments
+from cat_jax.planning.steps import TrainCase, activation_bytes, train_arguments
 from cat_jax.planning.text import as_text
 from cat_jax.planning.topology import Topology
 from cat_jax.teacher.layout import BitLayout
@@ -131,8 +131,7 @@ def test_microbatches_and_rematerialisation_save_activations(planned):
     mesh = MeshConfig().build()
 
     def kept(**changes):
-        case = dataclasses.replace(CASE, **changes)
-        return activation_bytes(case, abstract_batch(case.model, LENGTHS, case.batch_size, False, mesh), mesh)
+        return activation_bytes(dataclasses.replace(CASE, **changes), mesh)
 
     assert planned["steps"]["train"]["bytes"]["activations"] == kept()
     assert kept(num_microbatches=4) == pytest.approx(kept() / 4, rel=0.1)
@@ -144,6 +143,7 @@ def test_microbatches_and_rematerialisation_save_activations(planned):
     [
         ("v5e", "is 'v5e'"),
         ("v9:4x4", "not known"),
+        ("v4:2x2x1", "not known"),
         ("h100:2x2", "no number"),
         ("v5e:0x4", "no number"),
         (8, "is 8"),
