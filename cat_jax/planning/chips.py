@@ -34,9 +34,9 @@ def _chip(name: str, platform: str, gib: float, tflops: float, gbs: float, link:
     return Chip(name, platform, int(gib * GIB), tflops * 1e12, gbs * 1e9, link * 1e9, ghz * 1e9)
 
 
-# Of TPUs those whose chip is one device to the compiler: a v4 is two to it, and one on its hosts. Their figures are those
-# of cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler says that a program may use. The
-# clock follows from the peak: MXUs x side^2 x 2 x clock. GPU: NVIDIA's data sheets, link = NVLink in one direction.
+# Of TPUs those whose chip is one device to the compiler: a v4 is two to it, and one on its hosts. Their figures are
+# those of cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler says that a program may
+# use; the clock follows from the peak: MXUs x side^2 x 2 x clock. GPU: NVIDIA's data sheets, link = NVLink, one way.
 CHIPS = {
     chip.name: chip
     for chip in (

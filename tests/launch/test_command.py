@@ -14,7 +14,7 @@ def run(script):
 
 def test_a_command_that_names_cat_jax_itself_is_refused_before_it_is_queued():
     with pytest.raises(UserError, match="begins with cat-jax"):
-        Parser(prog="launch").read(["--dry_run", "--", "cat-jax", "train"])
+        Parser("slurm", "", "").read(["--dry_run", "--", "cat-jax", "train"])
 
 
 def test_a_signal_that_comes_after_the_command_leaves_the_rest_to_be_done():
