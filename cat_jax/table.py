@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
         pa.field("score", pa.float64()),  # the metric of this example alone, on the metric's own scale
         # Sufficient statistics of a corpus metric: the corpus value is a function of their sum over examples.
         pa.field("statistics", pa.list_(pa.float64())),
+        # Raw fields of the example that `evaluate` was asked to keep, as a JSON object.
+        pa.field("fields", pa.string()),
     ]
 )
 
@@ -73,6 +75,7 @@ class TableInfo:
     step: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     higher_is_better: bool = True
+    signatures: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of metrics, as sacreBLEU writes them
     version: int = VERSION
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from cat_jax.cli.command import Manual, parse_gin_flags
 from cat_jax.cli.outputs import check_writable, save_configuration
+from cat_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ MANUAL = Manual(
         "TASK_FEATURE_LENGTHS": "tokens to keep of each feature, e.g. {'inputs': 128, 'targets': 32}",
         "STORE_DIR": "where the stores go",
         "PREPARE_SPLITS": "list of splits (default: all that the tasks declare)",
+    },
+    options={
+        "--runner": "an Apache Beam runner for what outgrows one machine: DirectRunner, DataflowRunner ...",
+        "--runner_option": "a flag of the Beam pipeline, such as --runner_option=--project=mine; repeatable",
     },
     switches={"--overwrite": "make stores anew that are there already"},
     example="""
@@ -44,6 +49,11 @@ def main(argv: Sequence[str]) -> int:
     config = command.arguments["config"]
     if "--overwrite" in given:
         config = dataclasses.replace(config, overwrite=True)
+    if "--runner" in given:
+        options = tuple(given.get("--runner_option", ()))
+        config = dataclasses.replace(config, runner=given["--runner"][-1], runner_options=options)
+    elif "--runner_option" in given:
+        raise UserError("--runner_option is of no runner", "name one with --runner")
     check_writable(config.store_dir, "STORE_DIR")
     for manifest in command.call(config=config):
         save_configuration(store_directory(config.store_dir, manifest.task, manifest.split), command)

@@ -11,6 +11,9 @@ from cat_jax.data.manifest import Recipe
 from cat_jax.data.record import Example
 from cat_jax.errors import DataError
 
+CONTENT = "content"
+"""The raw field by which `data.overlap` knows a row; records do not keep it."""
+
 
 def plain(value: Any) -> Any:
     """A NumPy or ragged value as JSON-able strings, numbers, booleans and lists of them.
@@ -86,7 +89,8 @@ class Converter:
 
     def _raw(self, element: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raw = {name: plain(value) for name, value in element.items() if name not in self._recipe.features}
-        raw.pop("example_id", None)
+        for name in ("example_id", CONTENT):
+            raw.pop(name, None)
         for name, ids in tokens.items():
             # SeqIO's metrics fall back to the decoded tokens where the text was not kept; so do we, once, here.
             if f"{name}_pretokenized" not in raw:

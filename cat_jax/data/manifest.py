@@ -38,7 +38,9 @@ class FeatureInfo:
 class Recipe:
     """All that decides a store's bytes, besides the task's own code and data.
 
-    `keep_raw` says whether records hold the fields that SeqIO's postprocessors and metrics read.
+    `keep_raw` says whether records hold the fields that SeqIO's postprocessors and metrics read. `held_out` is None, or
+    {"splits": with which the examples were compared, "fingerprint": of those splits' rows, "dropped": whether examples
+    that are in them were left out}.
     """
 
     task: str
@@ -49,9 +51,10 @@ class Recipe:
     keep_raw: bool
     seed: int = 0
     version: int = VERSION
+    held_out: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return _stated(self, "held_out")
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Recipe:
@@ -61,9 +64,9 @@ class Recipe:
     def difference(self, other: Recipe) -> str | None:
         """In words, the first thing in which `self` ("has") differs from `other` ("asked for"); None if nothing."""
         has, asked = self.to_dict(), other.to_dict()
-        for name in has:
-            if has[name] != asked[name]:
-                return f"{name} {has[name]}, asked for {asked[name]}"
+        for name in dict.fromkeys([*has, *asked]):
+            if has.get(name) != asked.get(name):
+                return f"{name} {has.get(name)}, asked for {asked.get(name)}"
         return None
 
 
@@ -73,7 +76,8 @@ class ShardEntry:
 
     `example_ids` is "feature" (the task has a feature `example_id`) or "position".
     `trimmed` counts, per feature, examples that SeqIO's last trim cut; `at_limit` those that fill the feature length,
-    cut or not (a task that trims on its own account cuts before anyone can count).
+    cut or not (a task that trims on its own account cuts before anyone can count). `shared` counts the examples that
+    held-out splits have, too, "exact" and "normalized" (see `data.overlap`); None if there were none to compare with.
     """
 
     file: str
@@ -87,6 +91,10 @@ class ShardEntry:
     longest: Mapping[str, int]
     trimmed: Mapping[str, int]
     at_limit: Mapping[str, int]
+    shared: Mapping[str, int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return _stated(self, "shared")
 
     @property
     def target_tokens(self) -> int:
@@ -125,6 +133,12 @@ class Manifest:
         return {name: sum(getattr(shard, count)[name] for shard in self.shards) for name in self.features}
 
     @property
+    def shared(self) -> dict[str, int] | None:
+        """The shards' counts of examples that held-out splits have, too, summed; None if nothing was compared."""
+        counts = [shard.shared for shard in self.shards if shard.shared is not None]
+        return {name: sum(count[name] for count in counts) for name in counts[0]} if counts else None
+
+    @property
     def fingerprint(self) -> str:
         """Content hash: of the recipe and of every shard's checksum."""
         return fingerprint(self._content())
@@ -135,7 +149,15 @@ class Manifest:
         return {"kind": STORE.name, **content, **derived}
 
     def _content(self) -> dict[str, Any]:
-        return {**self.recipe.to_dict(), "shards": [dataclasses.asdict(shard) for shard in self.shards]}
+        return {**self.recipe.to_dict(), "shards": [shard.to_dict() for shard in self.shards]}
+
+
+def _stated(item: Any, optional: str) -> dict[str, Any]:
+    """As a dict; a field that came later is left out where it says nothing, so that older fingerprints stay."""
+    fields = dataclasses.asdict(item)
+    if fields[optional] is None:
+        del fields[optional]
+    return fields
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest:

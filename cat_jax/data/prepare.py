@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cat_jax.data import layout, seqio_task
+from cat_jax.data.beam import run_units_with_beam
 from cat_jax.data.manifest import Manifest, Recipe, read_manifest
 from cat_jax.data.mixture import write_mixture
+from cat_jax.data.overlap import HeldOut, parse_split
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.units import Unit, run_units
 from cat_jax.data.writer import StoreWriter
@@ -40,6 +42,11 @@ class PrepareConfig:
       keep_raw: for which splits the fields that metrics read are kept: "evaluation" (all but train), "all", "none".
       seed: of random preprocessors.
       overwrite: whether a store that is there is made anew.
+      held_out: splits, as `TASK_OR_MIXTURE:SPLIT`, that examples of `train` are compared with (`data.overlap`): the
+        manifest says how many they share.
+      drop_held_out: whether such examples are left out.
+      runner: an Apache Beam runner that writes the shards, such as "DirectRunner"; None for `workers` of our own.
+      runner_options: flags for it, as Beam's pipelines have them.
     """
 
     store_dir: str
@@ -52,6 +59,10 @@ class PrepareConfig:
     keep_raw: str = "evaluation"
     seed: int = 0
     overwrite: bool = False
+    held_out: str | Sequence[str] = ()
+    drop_held_out: bool = False
+    runner: str | None = None
+    runner_options: Sequence[str] = ()
 
 
 def prepare(config: PrepareConfig) -> list[Manifest]:
@@ -70,16 +81,20 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
         )
     if config.workers < 1 or config.examples_per_shard < 1:
         raise UserError("workers and examples_per_shard count from 1", "give a positive number")
+    if config.drop_held_out and not config.held_out:
+        raise UserError("drop_held_out says nothing of what is held out", "set PrepareConfig.held_out to some splits")
     seqio_task.load_modules(config.modules)
     provider = seqio_task.get_provider(config.mixture_or_task)
+    splits = [parse_split(text) for text in layout.split_names(config.held_out)]
+    held_out = HeldOut.of(splits) if splits else None
     with seqio_task.source_errors(config.mixture_or_task):
-        recipes = _recipes(config, provider)
+        recipes = _recipes(config, provider, held_out)
     root = pathlib.Path(config.store_dir)
     # Where the file system knows no locks, two of them do the same work twice: files appear whole and equal.
     with locked(root / ".prepare.lock", "another prepare", "wait for it", patience=math.inf):
         pending = [recipe for recipe in recipes if _is_pending(root, recipe, config.overwrite)]
         try:
-            _write_shards(config, root, pending)
+            _write_shards(config, root, pending, held_out)
             manifests = [_finish(root, recipe, recipe in pending) for recipe in recipes]
         except DataError as e:
             _forget(root, [recipe for recipe in pending if recipe.task == e.task])
@@ -91,7 +106,7 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
     return manifests
 
 
-def _recipes(config: PrepareConfig, provider: Any) -> list[Recipe]:
+def _recipes(config: PrepareConfig, provider: Any, held_out: HeldOut | None) -> list[Recipe]:
     """One for each (task, split), tasks in the mixture's order."""
     tasks = seqio_task.tasks_of(provider)
     known = sorted({split for task in tasks for split in task.splits})
@@ -101,10 +116,19 @@ def _recipes(config: PrepareConfig, provider: Any) -> list[Recipe]:
             raise UserError(
                 f"{config.mixture_or_task!r} has no split {split!r}", f"name one of its splits: {', '.join(known)}"
             )
-    return [_recipe(config, task, split) for task in tasks for split in wanted if split in task.splits]
+    compared = None
+    if held_out is not None:
+        names = sorted(layout.split_names(config.held_out))
+        compared = {"splits": names, "fingerprint": held_out.fingerprint, "dropped": config.drop_held_out}
+    return [
+        _recipe(config, task, split, compared if split == "train" else None)
+        for task in tasks
+        for split in wanted
+        if split in task.splits
+    ]
 
 
-def _recipe(config: PrepareConfig, task: Any, split: str) -> Recipe:
+def _recipe(config: PrepareConfig, task: Any, split: str, held_out: Mapping[str, Any] | None) -> Recipe:
     features = seqio_task.feature_infos(task)
     for name in features:
         if name not in config.feature_lengths:
@@ -121,6 +145,7 @@ def _recipe(config: PrepareConfig, task: Any, split: str) -> Recipe:
         num_shards=-(-examples // config.examples_per_shard) if examples else 1,
         keep_raw=config.keep_raw == "all" or (config.keep_raw == "evaluation" and split != "train"),
         seed=config.seed,
+        held_out=held_out,
     )
 
 
@@ -160,27 +185,53 @@ def _finish(root: pathlib.Path, recipe: Recipe, written: bool) -> Manifest:
         logger.info("%s is prepared already", directory)
         return read_manifest(directory)
     manifest = StoreWriter(directory, recipe).finish()
-    for name, count in manifest.total("trimmed").items():
-        if count:
-            logger.warning(
-                "task %r, split %r: %s of %d of %d examples were cut to %d tokens",
-                *(recipe.task, recipe.split, name, count, manifest.num_examples, recipe.feature_lengths[name]),
-            )
+    _tell(manifest)
     return manifest
 
 
-def _write_shards(config: PrepareConfig, root: pathlib.Path, recipes: Sequence[Recipe]) -> None:
+def _tell(manifest: Manifest) -> None:
+    """Logs what became of examples that were too long, or are held out."""
+    where, examples = f"task {manifest.task!r}, split {manifest.split!r}", manifest.num_examples
+    at_limit = manifest.total("at_limit")
+    for name, count in manifest.total("trimmed").items():
+        limit = manifest.feature_lengths[name]
+        if count:
+            logger.warning("%s: %s of %d of %d examples were cut to %d tokens", where, name, count, examples, limit)
+        elif at_limit[name]:
+            words = "%s: %s of %d of %d examples fill all %d tokens: the task cut them, if they were longer"
+            logger.warning(words, where, name, at_limit[name], examples, limit)
+    shared, compared = manifest.shared, manifest.recipe.held_out
+    if shared is not None and compared is not None:
+        words = "%s: %d examples are in %s, too, %d of them letter for letter%s"
+        what = "; they are left out" if compared["dropped"] else ""
+        logger.info(words, where, shared["normalized"], ", ".join(compared["splits"]), shared["exact"], what)
+
+
+def _write_shards(
+    config: PrepareConfig, root: pathlib.Path, recipes: Sequence[Recipe], held_out: HeldOut | None
+) -> None:
     """Writes all unfinished shards of the stores."""
+    file = root / ".held_out.npz" if held_out is not None else None
     units = []
     for recipe in recipes:
         directory = layout.store_directory(root, recipe.task, recipe.split)
         examples = seqio_task.num_input_examples(seqio_task.get_task(recipe.task), recipe.split)
         for shard in StoreWriter(directory, recipe).pending():
             expected = examples and -(-(examples - shard) // recipe.num_shards)
-            units.append(Unit(str(directory), recipe, shard, expected))
+            compared = str(file) if recipe.held_out is not None else None
+            units.append(Unit(str(directory), recipe, shard, expected, compared))
     if not units:
         return
+    if held_out is not None and file is not None:
+        held_out.save(file)
     counts = [unit.expected for unit in units if unit.expected is not None]
     total = sum(counts) if len(counts) == len(units) else None
     progress = Progress(f"prepare {config.mixture_or_task}", total, "examples")
-    run_units(units, config.modules, config.workers, progress)
+    try:
+        if config.runner is None:
+            run_units(units, config.modules, config.workers, progress)
+        else:
+            run_units_with_beam(units, config.modules, config.runner, config.runner_options)
+    finally:
+        if file is not None:
+            file.unlink(missing_ok=True)

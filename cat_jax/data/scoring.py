@@ -28,7 +28,8 @@ class Scored:
     `kind` says how the headline metric of merged predictions is found: "mean" of `scores`; "bleu", from the sum of
     `statistics` (see `data.bleu`); "function", by the task's functions alone. `scores` holds the headline metric of
     each example alone, None where the function fails on a single example. `higher_is_better` is false where right
-    answers score less than empty ones, as under an error rate.
+    answers score less than empty ones, as under an error rate. `signatures` says by which settings metrics were
+    computed, as sacreBLEU does: what a metric function has as `signatures` after the call.
     """
 
     metrics: dict[str, float]
@@ -37,6 +38,7 @@ class Scored:
     scores: list[float | None]
     statistics: list[list[float]] | None = None
     higher_is_better: bool = True
+    signatures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 OptionScores = Sequence[Sequence[float]] | None
@@ -81,6 +83,9 @@ def score_table(
             if name in metrics:
                 raise UserError(f"task {task_name!r} has two metrics called {name!r}", "rename one of them")
             metrics[name], owner[name] = value, measure
+    signatures = {}
+    for function in task.predict_metric_fns:
+        signatures |= getattr(function, "signatures", {})
     if not metrics:
         raise UserError(f"task {task_name!r} has no metric for predicted texts", "give the task metric_fns")
     headline = headline or next(iter(metrics))
@@ -96,7 +101,8 @@ def score_table(
         return found if found is not None and math.isfinite(found) else None
 
     scored = _decompose(task, examples, predictions, headline_of, metrics, headline)
-    return dataclasses.replace(scored, higher_is_better=_higher_is_better(headline_of, examples))
+    is_better = _higher_is_better(headline_of, examples)
+    return dataclasses.replace(scored, higher_is_better=is_better, signatures=signatures)
 
 
 def as_numpy(raw: Mapping[str, Any]) -> dict[str, Any]:

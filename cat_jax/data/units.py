@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import pathlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from cat_jax.data import seqio_task
 from cat_jax.data.convert import Converter
 from cat_jax.data.manifest import Recipe
+from cat_jax.data.overlap import HeldOut, content_of
 from cat_jax.data.writer import StoreWriter
 from cat_jax.errors import UserError
 from cat_jax.progress import Progress
@@ -25,16 +27,17 @@ _REPORT_EVERY = 256
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One shard to write. `expected` examples, if the source says how many it has."""
+    """One shard to write. `expected` examples, if the source says how many it has; `held_out`: a file of `HeldOut`."""
 
     directory: str
     recipe: Recipe
     shard: int
     expected: int | None
+    held_out: str | None = None
 
 
 def run_units(units: Sequence[Unit], modules: str | Sequence[str] | None, workers: int, progress: Progress) -> None:
-    """Writes all the shards.
+    """Writes all the shards, in `workers` processes of this machine.
 
     Raises:
       UserError: the first error of any unit; the other units are given up, finished shards stay.
@@ -72,14 +75,22 @@ def write_shard(unit: Unit) -> Iterator[int]:
     vocabularies = {name: task.output_features[name].vocabulary for name in recipe.features}
     convert = Converter(recipe, unit.shard, vocabularies)
     source = _pipeline(recipe, unit.shard)
+    held_out = None if unit.held_out is None else HeldOut.load(pathlib.Path(unit.held_out))
+    drops = bool(recipe.held_out and recipe.held_out["dropped"])
     example_ids = "feature" if "example_id" in source.element_spec else "position"
+    k = -1
     with StoreWriter(unit.directory, recipe).shard(unit.shard, example_ids) as out:
         for k, element in enumerate(_elements(source, recipe)):
             example, trimmed = convert(k, element)
-            out.write(example, trimmed)
+            is_shared = False
+            if held_out is not None:
+                is_exact, is_shared = held_out.shares(content_of(element))
+                out.count_shared(is_exact, is_shared)
+            if not (drops and is_shared):
+                out.write(example, trimmed)
             if k % _REPORT_EVERY == _REPORT_EVERY - 1:
                 yield _REPORT_EVERY
-    yield out.num_examples % _REPORT_EVERY
+    yield (k + 1) % _REPORT_EVERY
 
 
 def _elements(source: Any, recipe: Recipe) -> Iterator[dict[str, Any]]:

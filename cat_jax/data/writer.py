@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import io
 import json
 import os
@@ -148,6 +147,7 @@ class ShardWriter:
         self._example_ids = example_ids
         self._lengths: list[tuple[int, int]] = []
         self._trimmed = collections.Counter(dict.fromkeys(recipe.features, 0))
+        self._shared = None if recipe.held_out is None else collections.Counter(exact=0, normalized=0)
 
     def __enter__(self) -> ShardWriter:
         name = layout.shard_file(self._shard, self._recipe.num_shards)
@@ -169,6 +169,11 @@ class ShardWriter:
             raise self._refused(e) from e
         self._lengths.append((0 if example.inputs is None else len(example.inputs), len(example.targets)))
         self._trimmed.update(trimmed)
+
+    def count_shared(self, exact: bool, normalized: bool) -> None:
+        """Counts an example that a held-out split has, too; for a recipe that compares with some."""
+        assert self._shared is not None
+        self._shared.update(exact=int(exact), normalized=int(normalized))
 
     @property
     def num_examples(self) -> int:
@@ -212,9 +217,10 @@ class ShardWriter:
             longest=self._per_feature(lengths.max(axis=0, initial=0)),
             trimmed={name: self._trimmed[name] for name in self._recipe.features},
             at_limit=self._per_feature((lengths == self._limits()).sum(axis=0)),
+            shared=None if self._shared is None else dict(self._shared),
         )
         sidecar = self._directory / layout.sidecar_file(self._shard, shards)
-        write_json(sidecar, {"recipe": self._mark, "shard": dataclasses.asdict(entry)})
+        write_json(sidecar, {"recipe": self._mark, "shard": entry.to_dict()})
 
     def _limits(self) -> np.ndarray:
         return np.array([self._recipe.feature_lengths.get(name, -1) for name in FEATURES])

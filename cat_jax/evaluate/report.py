@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,15 @@ def metrics_path(output_dir: str | os.PathLike, model: str, mixture_or_task: str
     return pathlib.Path(output_dir) / model / f"{safe_name(mixture_or_task)}.{safe_name(split)}.metrics.json"
 
 
-def write_metrics(output_dir: str | os.PathLike, mixture_or_task: str, jobs: Sequence[Job]) -> dict[str, Any]:
+def write_metrics(
+    output_dir: str | os.PathLike,
+    mixture_or_task: str,
+    jobs: Sequence[Job],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Writes one file for each model and split of `jobs`, whose tables are finished; returns {model: {split: content}}.
+
+    `groups`, {name: its tasks}, get averages of their own over those of their tasks that were evaluated.
 
     Raises:
       UserError: a table is missing or broken, or the disk is full.
@@ -46,6 +53,8 @@ def write_metrics(output_dir: str | os.PathLike, mixture_or_task: str, jobs: Seq
     for model, splits in found.items():
         for split, content in splits.items():
             content["average"] = _average(content["tasks"])
+            if groups:
+                content["averages"] = _averages(content, groups)
             _warn_of_undefined(content)
             path = metrics_path(output_dir, model, mixture_or_task, split)
             sweep(path)
@@ -59,6 +68,7 @@ def _of_table(job: Job) -> dict[str, Any]:
     return {
         "metric": info.metric,
         "metrics": dict(info.metrics),
+        **({"signatures": dict(info.signatures)} if info.signatures else {}),
         "mode": info.mode,
         "settings": dict(info.settings),
         "examples": len(table),
@@ -81,6 +91,18 @@ def _defined(content: Any) -> Any:
     if isinstance(content, dict):
         return {name: _defined(value) for name, value in content.items()}
     return None if isinstance(content, float) and not np.isfinite(content) else content
+
+
+def _averages(content: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    found = {}
+    for name, members in groups.items():
+        tasks = {task: of_task for task, of_task in content["tasks"].items() if task in members}
+        if tasks:
+            found[name] = {**_average(tasks), "tasks": len(tasks), "of": len(members)}
+            words = "%s on %s, %s: mean of %d of %d tasks %.4g"
+            average = found[name]["headline"]
+            logger.info(words, content["model"], content["split"], name, len(tasks), len(members), average)
+    return found
 
 
 def _average(tasks: dict[str, Any]) -> dict[str, Any]:

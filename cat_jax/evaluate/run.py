@@ -57,6 +57,8 @@ def evaluate(
     save_seconds: float = 30.0,
     reproducible: bool = True,
     rescore: bool = False,
+    keep_fields: Sequence[str] = (),
+    averages: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes `<output_dir>/<model>/<task>.<split>.parquet`, and the metrics of all tasks beside them.
 
@@ -84,6 +86,9 @@ def evaluate(
       reproducible: every device answers rows of its own and gathers parameters for every use; False leaves the tensor
         axis to share the work of each layer, which is faster for large models and rounds differently.
       rescore: whether finished tables are scored again, with the task's metrics as they are now; answers are kept.
+      keep_fields: raw fields of the examples that the tables' column `fields` keeps as JSON, such as a document's name;
+        a finished table gets them when it is scored again.
+      averages: registered mixtures of which the metrics' file has the mean over their tasks, as far as evaluated.
 
     Returns:
       {model: {split: metrics as in the JSON file}} on process 0; {} on the others.
@@ -104,14 +109,29 @@ def evaluate(
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
+    groups = _groups(averages, module) if jax.process_index() == 0 else {}
     if rescore and jax.process_index() == 0:
         seqio_task.load_modules(module)
         for job in itertools.compress(jobs, ~pending):
-            text.rescore(job)
+            text.rescore(job, split_names(keep_fields))
     unfinished = list(itertools.compress(jobs, pending))
     modes = _Modes(unfinished, devices, batch_size, decoding, module)
-    _make_tables(unfinished, modes, devices, axis_rules, batch_size, save_seconds)
-    return write_metrics(output_dir, mixture_or_task, jobs) if jax.process_index() == 0 else {}
+    _make_tables(unfinished, modes, devices, axis_rules, batch_size, save_seconds, split_names(keep_fields))
+    return write_metrics(output_dir, mixture_or_task, jobs, groups) if jax.process_index() == 0 else {}
+
+
+def _groups(averages: Sequence[str], module: str | Sequence[str] | None) -> dict[str, list[str]]:
+    """{mixture: names of its tasks}.
+
+    Raises:
+      UserError: no mixture or task is called so.
+    """
+    if averages:
+        seqio_task.load_modules(module)
+    return {
+        name: [task.name for task in seqio_task.tasks_of(seqio_task.get_provider(name))]
+        for name in split_names(averages)
+    }
 
 
 def _make_tables(
@@ -121,6 +141,7 @@ def _make_tables(
     rules: AxisRules,
     batch_size: int,
     save_seconds: float,
+    keep_fields: Sequence[str],
 ) -> None:
     """Makes the tables of `jobs`, those of one model after the other."""
     _check_writable(jobs)
@@ -139,7 +160,7 @@ def _make_tables(
                 )
             answers = answer(job, modes.mode(job), batch_size, graphdef, params, devices, save_seconds)
             if answers is not None:
-                text.write_answers(job, answers, config)
+                text.write_answers(job, answers, config, keep_fields)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,13 +23,14 @@ from cat_jax.table import TableInfo, read_table, write_table
 logger = logging.getLogger(__name__)
 
 
-def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
+def write_answers(job: Job, answers: pa.Table, config: Any, keep_fields: Sequence[str] = ()) -> None:
     """Writes the table of a job, then forgets the parts it was made of. The task's module must be loaded.
 
     Args:
       job: the table to write.
       answers: rows of `ANSWERS` for every example, by index.
       config: of the model, for its FLOPs.
+      keep_fields: raw fields of the examples that the table's column `fields` keeps.
 
     Raises:
       UserError: a metric of the task fails, or the disk is full.
@@ -51,6 +53,7 @@ def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
         "options": [raw[FIELD] for raw in raws] if job.mode == "score" else [None] * len(examples),
         "flops": _flops(config, lengths["input"], answers, job.settings),
         **_columns(scored, len(examples)),
+        "fields": kept(raws, keep_fields),
         **{name: answers[name].combine_chunks() for name in _COPIED},
     }
     info = TableInfo(**job.identity(), **_stated(scored), parameters=parameter_count(config))
@@ -59,11 +62,12 @@ def write_answers(job: Job, answers: pa.Table, config: Any) -> None:
     logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
 
 
-def rescore(job: Job) -> None:
+def rescore(job: Job, keep_fields: Sequence[str] = ()) -> None:
     """Scores a finished table again with the task's metrics as they are now. Its module must be loaded.
 
     Args:
       job: the table.
+      keep_fields: raw fields of the examples that its column `fields` keeps from now on.
 
     Raises:
       UserError: the table is broken, a metric of the task fails, or the disk is full.
@@ -73,8 +77,19 @@ def rescore(job: Job) -> None:
     rows = {name: table[name].combine_chunks() for name in table.column_names}
     ordered = [raws[name] for name in table["example_id"].to_pylist()]
     scored = _score(job, table["prediction"].to_pylist(), ordered, table["option_scores"])
-    write_table(job.path, {**rows, **_columns(scored, len(table))}, dataclasses.replace(info, **_stated(scored)))
+    rows |= {**_columns(scored, len(table)), "fields": kept(ordered, keep_fields)}
+    write_table(job.path, rows, dataclasses.replace(info, **_stated(scored)))
     logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
+
+
+def kept(raws: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None]:
+    """Of each example the raw fields called `names` that it has, as JSON; None where it has none of them.
+
+    >>> kept([{"origlang": "en", "x": 1}, {}], ["origlang", "document"])
+    ['{"origlang": "en"}', None]
+    """
+    found = [{name: raw[name] for name in names if name in raw} for raw in raws]
+    return [json.dumps(fields, ensure_ascii=False) if fields else None for fields in found]
 
 
 def _score(job: Job, predictions: Sequence[str], raws: Sequence[dict[str, Any]], option_scores: Any) -> Scored:
@@ -89,6 +104,7 @@ def _columns(scored: Scored, count: int) -> dict[str, Any]:
 def _stated(scored: Scored) -> dict[str, Any]:
     """What a table's `TableInfo` has of it."""
     return {
+        "signatures": dict(scored.signatures),
         "metric": scored.headline,
         "metric_kind": scored.kind,
         "metrics": scored.metrics,

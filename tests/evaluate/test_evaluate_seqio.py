@@ -1,8 +1,10 @@
 """`evaluate` on tasks of SeqIO: texts and metrics are the tasks' own."""
 
 import dataclasses
+import json
 import pathlib
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -48,9 +50,9 @@ def world(tmp_path_factory):
     return root
 
 
-def run(world, output_dir, task, mode):
+def run(world, output_dir, task, mode, **fields):
     models = {"m": str(world / "model")}
-    return evaluate(models, str(world / "store"), task, str(output_dir), None, ["test"], mode, batch_size=4)
+    return evaluate(models, str(world / "store"), task, str(output_dir), None, ["test"], mode, batch_size=4, **fields)
 
 
 def test_generate(world, tmp_path):
@@ -90,6 +92,47 @@ def test_a_mixture_takes_each_task_in_its_mode(world, tmp_path):
     headline = [task["metrics"]["accuracy"] for task in content["tasks"].values()]
     assert content["average"]["headline"] == np.mean(headline)
     assert content["average"]["metrics"] == {"accuracy": content["average"]["headline"]}
+
+
+def test_groups_of_tasks_have_averages_of_what_was_evaluated(world, tmp_path):
+    content = run(world, tmp_path, "shout", "generate", averages=["shout_and_choose"])["m"]["test"]
+    found = content["averages"]["shout_and_choose"]
+    assert (found["tasks"], found["of"]) == (1, 2)
+    assert found["headline"] == content["tasks"]["shout"]["metrics"]["accuracy"]
+    whole = run(world, tmp_path, "shout_and_choose", "generate", averages=["shout_and_choose"])["m"]["test"]
+    assert whole["averages"]["shout_and_choose"] == {**whole["average"], "tasks": 2, "of": 2}
+    with pytest.raises(UserError, match="no task or mixture 'shout_and_chose' is registered"):
+        run(world, tmp_path, "shout", "generate", averages=["shout_and_chose"])
+
+
+def test_tables_keep_the_fields_that_are_asked_for(world, tmp_path):
+    run(world, tmp_path, "shout", "generate", keep_fields=["inputs_pretokenized", "absent"])
+    path = tmp_path / "m" / "shout.test.parquet"
+    kept = read_table(path)[0]["fields"].to_pylist()
+    assert [json.loads(fields) for fields in kept] == [{"inputs_pretokenized": word} for word in WORDS]
+    run(world, tmp_path, "shout", "generate")
+    assert read_table(path)[0]["fields"].to_pylist() == kept, "a finished table is left alone"
+    run(world, tmp_path, "shout", "generate", rescore=True)
+    assert read_table(path)[0]["fields"].null_count == len(WORDS)
+
+
+def test_metrics_state_their_signatures(world, tmp_path, monkeypatch):
+    from cat_jax.data import seqio_task
+
+    class Signed:
+        __name__ = "signed"
+        signatures: ClassVar = {}
+
+        def __call__(self, targets, predictions):
+            self.signatures = {"signed": f"n:{len(targets)}"}
+            return {"signed": 1.0}
+
+    task = seqio_task.get_task("shout")
+    signed = Signed()
+    monkeypatch.setattr(type(task), "predict_metric_fns", property(lambda self: [signed]))
+    content = run(world, tmp_path, "shout", "generate")["m"]["test"]
+    assert content["tasks"]["shout"]["signatures"] == {"signed": "n:7"}
+    assert read_table(tmp_path / "m" / "shout.test.parquet")[1].signatures == {"signed": "n:7"}
 
 
 def test_an_unknown_module_is_told_before_anything_runs(world, tmp_path):

@@ -1,0 +1,113 @@
+"""TFDS as a source that says of every row where it is from: its id, its split, and the text by which it is known."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from cat_jax_tasks import on_disk
+
+logger = logging.getLogger(__name__)
+
+
+class TfdsSource(seqio.TfdsDataSource):
+    """`seqio.TfdsDataSource` whose rows also hold `example_id` (of TFDS), `split` (as the task calls it) and `content`.
+
+    TFDS's ids do not depend on slices or the order of reading: the row keeps its id in `train[-200:]`. Of a smaller
+    copy than the official one the source takes what there is (`on_disk.splits_there`).
+
+    Args:
+      name: as TFDS has it, with configuration and version.
+      splits: {the task's split: TFDS's split or slice}.
+
+    Raises:
+      ValueError: none of the splits is there.
+    """
+
+    def __init__(self, name: str, splits: Mapping[str, str]):
+        there = on_disk.splits_there(name, splits)
+        if not there:
+            raise ValueError(f"{on_disk.directory_of(name)} has none of the splits {', '.join(splits.values())}")
+        self._name, self._asked = name, dict(splits)
+        super().__init__(name, splits=there)
+
+    def get_dataset(
+        self,
+        split: str | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        split = split or "train"
+        builder = self._prepared()
+        pipelines = shard_info and tf.distribute.InputContext(shard_info.num_shards, shard_info.index)
+        rows = builder.as_dataset(
+            split=self.tfds_dataset._map_split(split),
+            shuffle_files=shuffle,
+            read_config=tfds.ReadConfig(
+                add_tfds_id=True, input_context=pipelines, shuffle_seed=seed, skip_prefetch=True, try_autocache=False
+            ),
+        )
+        return rows.map(functools.partial(_with_origin, split=split), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        self._prepared()
+        return super().list_shards(split)
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Rows before preprocessing; the data is downloaded first where it is not on disk, as they are unknown then."""
+        self._prepared()
+        return super().num_input_examples(split)
+
+    def rows_at_hand(self, split: str) -> int | None:
+        """Rows on this machine's disk, None where there is nothing."""
+        return on_disk.rows(self._name, self._asked).get(split)
+
+    def _prepared(self) -> tfds.core.DatasetBuilder:
+        """The builder, with its data on disk: downloaded as TFDS does it where it is not.
+
+        Raises:
+          FileNotFoundError: it is not there and cannot be had.
+        """
+        name = self.tfds_dataset.name
+        try:
+            builder = self.tfds_dataset.builder
+            if not builder.is_prepared():
+                logger.warning("TFDS has no %s at %s: it is fetched", name, on_disk.directory_of(name))
+                builder.download_and_prepare()
+        except Exception as e:
+            reason = str(e).strip().splitlines()[0][:160] if str(e).strip() else type(e).__name__
+            raise FileNotFoundError(
+                f"TFDS has no {name} at {on_disk.directory_of(name)}, nor can it be had ({reason}): set TFDS_DATA_DIR, "
+                f"or run `tfds build {name}` where there is a network"
+            ) from e
+        return builder
+
+
+ORIGIN = ("example_id", "split", "content")
+"""What every row has besides its features; preprocessors hand it on."""
+
+
+def _with_origin(row: dict[str, Any], split: str) -> dict[str, Any]:
+    features = {name: value for name, value in row.items() if name != "tfds_id"}
+    return {**features, "example_id": row["tfds_id"], "split": tf.constant(split), "content": content(features)}
+
+
+def content(row: Mapping[str, Any]) -> tf.Tensor:
+    """The two longest of a row's texts, the longest first: the same in data sets that call them otherwise."""
+    texts = [
+        value
+        for value in row.values()
+        if isinstance(value, tf.Tensor) and value.dtype == tf.string and value.shape.rank == 0
+    ]
+    if not texts:
+        return tf.constant("")
+    stacked = tf.stack(texts)
+    longest = tf.argsort(tf.strings.length(stacked), direction="DESCENDING", stable=True)[:2]
+    return tf.strings.reduce_join(tf.gather(stacked, longest), separator="\n")
