@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import re
 import shlex
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from cat_jax.errors import UserError
+
+COMMANDS = ("prepare", "teach", "train", "evaluate", "cascade", "plan", "tasks", "run")
+"""Of `cat-jax`: a host would find out only after it was made."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -133,6 +137,10 @@ class Parser(argparse.ArgumentParser):
             )
         if arguments[0] == "cat-jax":
             raise UserError("the command after -- begins with cat-jax, which is put before it", "write `-- train ...`")
+        if arguments[0] not in COMMANDS and getattr(args, "program", "cat-jax") == "cat-jax":
+            close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            raise UserError(f"cat-jax has no command {arguments[0]}", mend)
         program = tuple(shlex.split(getattr(args, "program", "cat-jax")))
         if not program:
             raise UserError("--program is empty", "name the program, e.g. cat-jax")

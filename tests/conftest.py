@@ -9,6 +9,8 @@ raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correct
 import os
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+for name in [name for name in os.environ if name.startswith("CAT_JAX_") and name != "CAT_JAX_TEST_DATA"]:
+    del os.environ[name]  # what a user has set for runs of one's own
 
 
 def pytest_collection_modifyitems(items):

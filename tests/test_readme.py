@@ -22,8 +22,8 @@ EXPERIMENT = next(line for line in COMMANDS if line.startswith("cat-jax run"))
 POD = next(line for line in COMMANDS if line.startswith("cat-jax train"))
 
 
-def run(command, directory, **environment):
-    """Runs a README command in a shell, `cat-jax` being the one of this interpreter."""
+def run(command, directory, code=0, **environment):
+    """Runs a README command in a shell, `cat-jax` being the one of this interpreter; what it said."""
     command = command.replace("cat-jax ", f"{sys.executable} -m cat_jax.cli.main ", 1)
     result = subprocess.run(
         command,
@@ -34,7 +34,7 @@ def run(command, directory, **environment):
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         timeout=600,
     )
-    assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    assert result.returncode == code, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result.stdout + result.stderr
 
 
@@ -86,6 +86,48 @@ def test_the_experiment_draws_a_report(workspace):
     for model in ("teacher", "student.xent.0"):
         described = json.loads((workspace / f"runs/reversal/models/{model}/model.json").read_text())
         assert described["config"]["vocab_size"] == 384
+
+
+@pytest.mark.slow
+def test_the_experiment_leaves_what_repeats_it(workspace):
+    made = workspace / "runs/reversal"
+    for name in ("curve.svg", "tables/teacher/reversal.validation.parquet"):
+        assert (made / name).exists(), name
+    for model in ("teacher", "student.cat_xent.0"):
+        assert (made / "models" / model / "operative_config.gin").exists()
+    saved = {
+        "config.gin": "run",
+        "report.config.gin": "cascade",
+        "store/reversal/validation/config.gin": "prepare",
+        "signals/teacher/reversal/train/config.gin": "teach",
+        "models/student.cat_xent.0/config.gin": "train",
+        "tables/teacher/reversal.validation.config.gin": "evaluate",
+        "tables/student.xent.0/reversal.validation.config.gin": "evaluate",
+    }
+    for name, command in saved.items():
+        text = (made / name).read_text()
+        assert text.startswith(f"# Do it again: cat-jax {command} --gin_file=runs/reversal/{name}\n")
+        assert (made / name.replace("config.gin", "operative_config.gin")).exists()
+        if command == "evaluate":
+            assert f"EVAL_MODELS = {{'{name.split('/')[1]}': " in text
+    record = json.loads((made / "run.json").read_text())["stages"]
+    assert {stage["state"] for stage in record.values()} == {"finished"}
+    first = (made / "logs" / "train.teacher.log").read_text().splitlines()[0]
+    assert first.startswith("$ cat-jax train --gin_file=models/t5_tiny.gin --gin_file=my_experiment.gin")
+    assert "--gin_scope=teacher" in first
+
+
+@pytest.mark.slow
+def test_started_again_the_experiment_does_nothing_and_another_one_is_refused(workspace):
+    report = (workspace / "runs/reversal/report.html").read_bytes()
+    again = run(f"{EXPERIMENT} {SMALL}", workspace)
+    assert "report: runs/reversal/report.html" in again
+    assert "started" not in again
+    assert (workspace / "runs/reversal/report.html").read_bytes() == report
+    said = run(f"{EXPERIMENT} {SMALL} --gin.student/TRAIN_STEPS=5", workspace, code=2)
+    last = said.splitlines()[-1]
+    assert re.match(r"cat-jax run: error: stage train/student\.(cat_)?xent\.0 was begun with another", last)
+    assert "then TRAIN_STEPS = 3, now TRAIN_STEPS = 5" in last
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from cat_jax.cli.bindings import FLAG, Binding, Bindings, Import, Macro, Reach, 
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.kinds import describe, fits, kinds_of
 from cat_jax.cli.places import refuse_addresses
-from cat_jax.cli.spelling import check_macros
+from cat_jax.cli.spelling import check_bindings, check_macros
 from cat_jax.errors import UserError
 
 BUNDLED = pathlib.Path(str(importlib.resources.files("cat_jax_gin")))
@@ -235,6 +235,7 @@ def check(bindings: Bindings, root: str) -> Reach:
             f"{root} needs a value for {', '.join(reach.missing)}",
             f"set each in a gin file or as a flag, e.g. {FLAG}{example}=VALUE (a string in quotes: '\"text\"')",
         )
+    check_bindings(bindings, [*names.ROOTS, *theirs])
     merged = bindings.merged()
     for item in reach.used:
         if item.name in names.NAMES and not item.is_macro:

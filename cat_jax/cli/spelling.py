@@ -34,6 +34,19 @@ def check_macros(bindings: Bindings) -> None:
         )
 
 
+def check_bindings(bindings: Bindings, roots: Collection[str]) -> None:
+    """Warns of flags that bind something which no command would make, such as a way to decode that is not chosen.
+
+    Args:
+      bindings: the configuration.
+      roots: what the commands call.
+    """
+    visited = set(bindings.reachable(list(roots)).visited)
+    for item in bindings.items:
+        if item.source.startswith(FLAG) and not item.is_macro and item.name not in visited:
+            _warn(f"nothing refers to @{item.name}(): {item.key} has no effect ({item.source})")
+
+
 def check_scopes(bindings: Bindings, models: Collection[str], objectives: Collection[str] = ()) -> None:
     """Looks for bindings in a scope in which nothing of an experiment runs.
 

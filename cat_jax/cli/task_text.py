@@ -21,7 +21,9 @@ def closest(pattern: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
     inside = [name for name in known if pattern.strip("*") in name][:3]
     names = list(dict.fromkeys([*inside, *near]))
-    return f"did you mean {' or '.join(names)}? `cat-jax tasks` lists all" if names else "`cat-jax tasks` lists all"
+    if names:
+        return f"did you mean {' or '.join(names)}?"
+    return f"there are {', '.join(known) or 'none'}" if len(known) <= IN_FULL else "`cat-jax tasks` lists all"
 
 
 def listing(items: Mapping[str, Item]) -> str:

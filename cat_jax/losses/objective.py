@@ -36,7 +36,7 @@ class Objective:
       label_smoothing: in [0, 1), t5x's meaning, in CE only.
       z_loss: coefficient >= 0, t5x's meaning.
       keep: which tokens train, see `losses.keep`.
-      name: in logs and reports; by default made from w and keep.
+      name: in logs and reports; by default made from w and keep, of a subclass its own.
 
     Raises:
       UserError: a field is out of its range.
@@ -65,6 +65,8 @@ class Objective:
             raise UserError(
                 f"there is no Objective.normalizer {self.normalizer!r}, only {', '.join(NORMALIZERS)}", mend
             )
+        if not self.name and type(self) is not Objective:
+            object.__setattr__(self, "name", type(self).__name__)
         if not self.name:
             base = "dist" if self.w < 1 else "xent"
             prefix = {"either": "cat_", "all": ""}.get(rule.kind, f"{rule.kind}_")

@@ -34,7 +34,7 @@ def _step(name: str, step: Mapping[str, Any], memory: int) -> list[str]:
     verdict = "fits" if step["fits"] else "DOES NOT FIT"
     share = step["total_bytes"] / memory
     lines = [f"{name}: {_bytes(step['total_bytes'])} a chip, {share:.0%} of its memory: {verdict}"]
-    lines += [f"  {part:<22}{_bytes(size):>12}" for part, size in step["bytes"].items()]
+    lines += [f"  {part:<22}{_bytes(size):>12}" for part, size in step["bytes"].items() if size]
     lines.append(
         f"  FLOPs of {step['chips']} chips: {magnitude(step['model_flops'])} of the models, "
         f"{magnitude(step['flops'])} computed"
@@ -43,14 +43,19 @@ def _step(name: str, step: Mapping[str, Any], memory: int) -> list[str]:
         return lines
     lines.append(f"  bytes moved on a chip: {_bytes(step['bytes_moved'])}")
     for kind, each in step["collectives"].items():
-        lines.append(f"  {kind}: {each['times']} times, {_bytes(each['sent_bytes'])} sent by a chip")
+        lines.append(f"  {kind}: {_times(each['times'])}, {_bytes(each['sent_bytes'])} sent by a chip")
     found = step["estimate"]
+    unit = "batch of answers" if name.startswith("decode") else "step"
     lines.append(
-        f"  estimated {_seconds(found['best_seconds'])} to {_seconds(found['worst_seconds'])} a step "
+        f"  estimated {_seconds(found['best_seconds'])} to {_seconds(found['worst_seconds'])} a {unit} "
         f"(compute {_seconds(found['compute_seconds'])}, collectives {_seconds(found['collective_seconds'])}), "
         f"MFU {found['worst_mfu']:.0%} to {found['best_mfu']:.0%}"
     )
     return lines
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _bytes(size: float) -> str:

@@ -11,10 +11,11 @@ number. `task` and `split` are needed only where example ids of several tasks or
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cat_jax.errors import UserError
@@ -84,6 +85,7 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[str, Any]]:
 
     try:
         table = pq.ParquetFile(file)
+        _refuse_misspelt(str(file), table.schema_arrow.names)
         columns = [name for name in table.schema_arrow.names if name in _FIELDS]
         number = 0
         for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
@@ -94,9 +96,19 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{file} is not a Parquet file ({e})", _MEND) from e
 
 
+def _refuse_misspelt(where: str, names: Iterable[str]) -> None:
+    """Fields of one's own are let be; one that is nearly ours, where ours is lacking, is meant for it."""
+    names = list(names)
+    for name in names:
+        close = difflib.get_close_matches(name, _FIELDS - set(names), n=1, cutoff=0.8)
+        if name not in _FIELDS and close:
+            raise UserError(f"{where} has a field {name!r}", f"did you mean {close[0]}? {_MEND}")
+
+
 def _row(where: str, fields: Any) -> ForeignRow:
     if not isinstance(fields, dict):
         raise UserError(f"{where} is no object with fields", _MEND)
+    _refuse_misspelt(where, fields)
     fields = {name: value for name, value in fields.items() if value is not None}
     missing = [name for name in ("example_id", "target_tokens") if name not in fields]
     if missing:

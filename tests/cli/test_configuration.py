@@ -127,6 +127,14 @@ def test_a_misspelt_macro_flag_is_refused(tmp_path):
     assert text == "nothing reads the macro a/b/TRIAN_STEPS (--gin.a/b/TRIAN_STEPS=1): did you mean TRAIN_STEPS?"
 
 
+def test_a_flag_for_what_nothing_makes_is_told(caplog):
+    configure("work.model=@Width()", "Width.size=3", "work.steps=1")
+    assert not caplog.messages
+    configure("work.model=2", "Width.size=5", "work.steps=1")
+    line = "warning: nothing refers to @Width(): Width.size has no effect (--gin.Width.size=5)"
+    assert caplog.messages == [line]
+
+
 def test_what_a_constructor_refuses_is_one_line_without_gins_additions():
     assert error("work.model=@Width()", "Width.size=-1", "work.steps=1") == "Width.size is -1: give a positive number"
 

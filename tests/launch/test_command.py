@@ -3,8 +3,9 @@
 import subprocess
 
 import pytest
-from cat_jax_launch.command import Command, Parser, watched
+from cat_jax_launch.command import COMMANDS, Command, Parser, watched
 
+from cat_jax.cli import main
 from cat_jax.errors import UserError
 
 
@@ -15,6 +16,12 @@ def run(script):
 def test_a_command_that_names_cat_jax_itself_is_refused_before_it_is_queued():
     with pytest.raises(UserError, match="begins with cat-jax"):
         Parser("slurm", "", "").read(["--dry_run", "--", "cat-jax", "train"])
+
+
+def test_a_misspelt_command_is_refused_before_it_is_queued():
+    with pytest.raises(UserError, match="cat-jax has no command trian: did you mean train"):
+        Parser("slurm", "", "").read(["--dry_run", "--", "trian", "--gin_file=x.gin"])
+    assert set(COMMANDS) == set(main.COMMANDS)
 
 
 def test_a_signal_that_comes_after_the_command_leaves_the_rest_to_be_done():

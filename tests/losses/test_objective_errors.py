@@ -117,6 +117,7 @@ def test_needs():
         reads_teacher = True
 
     assert ReadsTeacher(w=1, keep="all").needs_teacher
+    assert ReadsTeacher(w=1, keep="all").name == "ReadsTeacher", "not xent"
     with pytest.raises(UserError, match="needs a teacher and there is none"):
         ReadsTeacher(w=1, keep="all")(STUDENT, BATCH, None)
 

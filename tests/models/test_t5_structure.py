@@ -52,6 +52,7 @@ def graphdef_of(config):
 
 
 @functools.cache
+@functools.cache
 def gradient(config):
     graphdef = graphdef_of(config)
 

@@ -1,20 +1,25 @@
-"""The tasks read their data and vocabulary from the environment when they are imported, once a process."""
+"""The tasks read their vocabulary from the environment when they are imported, once a process."""
 
+import importlib
+import importlib.util
 import os
 import pathlib
 
 import pytest
 
-DATA = pathlib.Path(
-    os.environ.get("CAT_JAX_TEST_DATA", pathlib.Path(__file__).resolve().parents[3] / "shared" / "data")
-)
+BESIDE = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
+DATA = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", BESIDE))
 
 if DATA.is_dir():
     os.environ.setdefault("TFDS_DATA_DIR", str(DATA / "tfds"))
     os.environ.setdefault("SACREBLEU", str(DATA / "sacrebleu"))
-    os.environ.setdefault("CAT_JAX_VOCABULARY", str(DATA / "tokenizers" / "t5_spiece.model"))
-else:
-    os.environ.setdefault("CAT_JAX_VOCABULARY", "byte")
+
+VOCABULARY = str(DATA / "tokenizers" / "t5_spiece.model") if DATA.is_dir() else "byte"
+with pytest.MonkeyPatch.context() as patch:  # gone afterwards: other tests look at variables of this prefix
+    patch.setenv("CAT_JAX_VOCABULARY", VOCABULARY)
+    if importlib.util.find_spec("seqio") is not None:
+        for module in ("joint", "at_hand"):
+            importlib.import_module(f"cat_jax_tasks.{module}")
 
 
 @pytest.fixture(scope="session")

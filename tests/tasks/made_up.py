@@ -21,11 +21,15 @@ def features(source):
 
 
 def rows(source, count=1, **values):
-    """A dataset of `count` such rows with the source's own types; `values` of features by their name."""
+    """A dataset of `count` such rows with the source's own types; `values` of features by name, lists row by row."""
     spec = features(source).get_tensor_spec()
     row = {name: value_of(of_feature, name) for name, of_feature in spec.items()}
-    row |= {name: tf.constant(value, row[name].dtype) for name, value in values.items() if name in row}
     dataset = tf.data.Dataset.from_tensors(row).repeat(count)
+    for name, value in values.items():
+        if name in row:
+            each = tf.constant(value if isinstance(value, list) else [value] * count, row[name].dtype)
+            given = tf.data.Dataset.from_tensor_slices(each)
+            dataset = tf.data.Dataset.zip(dataset, given).map(lambda row, value, name=name: {**row, name: value})
     assert {name: compatible(one) for name, one in dataset.element_spec.items()} == {
         name: compatible(one) for name, one in spec.items()
     }

@@ -45,7 +45,7 @@ def test_it_lists_what_the_modules_register(module):
     names = {entry.name for entry in catalog.entries() if entry.module == module}
     assert names <= set(seqio.TaskRegistry.names())
     for mixture in catalog.mixtures():
-        if mixture.module == module:
+        if mixture.module == module and mixture.tasks:  # nothing may be at hand
             assert {task.name for task in seqio.MixtureRegistry.get(mixture.name).tasks} == set(mixture.tasks)
 
 

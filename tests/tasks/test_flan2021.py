@@ -95,10 +95,10 @@ def test_every_label_is_reached_in_the_builders_order(name):
     count = len(label.get("options") or label["option_fields"])
     assert feature.num_classes == count if hasattr(feature, "num_classes") else count == 2
     short = name.removeprefix("flan2021_")
-    for k in range(count):
-        [made] = examples(short, split="validation", **{label["feature"]: k})
-        assert made["targets"] == made["options"][k]
-    assert not examples(short, split="validation", **{label["feature"]: -1}), "a hidden label is left out"
+    made = examples(short, count=count + 1, split="validation", **{label["feature"]: [*range(count), -1]})
+    assert len(made) == count, "a hidden label is left out"
+    for k, row in enumerate(made):
+        assert row["targets"] == row["options"][k]
 
 
 def test_evaluation_asks_for_the_answer_and_training_in_every_way():

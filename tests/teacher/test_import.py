@@ -139,6 +139,10 @@ BAD = {
     "bits of null alone": (lambda r: changed(bits(r), top1_correct=None), "neither top1_correct"),
     "fractions": (lambda r: changed(r, top_ids=[[0.5, 1, 2, 3, 4]] * len(r[0]["target_tokens"])), "no whole numbers"),
     "words": (lambda r: changed(r, top_logprobs=[["a"] * 5] * len(r[0]["target_tokens"])), "no numbers"),
+    "a misspelt field": (
+        lambda r: [{n.replace("logprobs", "logprob"): v for n, v in r[0].items()}, *r[1:]],
+        "a field 'top_logprob': did you mean top_logprobs",
+    ),
     "no id": (lambda r: [{"target_tokens": [1]}, *r[1:]], "has no example_id"),
 }
 

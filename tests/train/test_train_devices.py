@@ -11,7 +11,7 @@ import time
 
 import pytest
 from cat_jax_launch.local import environment, free_port
-from training_world import arguments, model, write_world
+from training_world import arguments, model, records, steps_and_digest, write_world
 
 from cat_jax.teacher.layout import BitLayout
 from cat_jax.teacher.writer import teach
@@ -156,10 +156,8 @@ def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
         killed = run("killed", when)
         assert killed.returncode == -signal.SIGKILL, (when, killed.stderr[-3000:])
     assert run("killed", "never").returncode == 0
-    results = [subprocess.run(
-        [sys.executable, "-c", "import sys; from training_world import *; "
-         "print(steps_and_digest(sys.argv[1])); print(records(sys.argv[1]))", str(tmp_path / name)],
-        env=setting, cwd=PROGRAM.parent, capture_output=True, text=True, check=True).stdout
-        for name in ("whole", "killed")]  # fmt: skip
-    assert results[0] == results[1]
-    assert "[9, 12]" in results[0]
+    (steps, *whole), (_, *killed) = (
+        (*steps_and_digest(tmp_path / name), records(tmp_path / name)) for name in ("whole", "killed")
+    )
+    assert whole == killed
+    assert steps == [9, 12]
