@@ -34,7 +34,9 @@ def theirs(name, source, split):
     elif name == "wsc_choice":
         convert = preprocessors.wsc
     else:
-        convert = glue_utils.get_glue_text_preprocessor(tfds.builder(source).builder_config)
+        # Not the builder's own configuration: where the data is on disk it lacks the names of the labels.
+        config = tfds.builder_cls("super_glue").builder_configs[source.partition("/")[2].partition(":")[0]]
+        convert = glue_utils.get_glue_text_preprocessor(config)
     rows = tfds.as_numpy(convert(tfds.load(source, split=split)))
     return collections.Counter((row["inputs"].decode(), row["targets"].decode()) for row in rows)
 

@@ -7,10 +7,17 @@ raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correct
 """
 
 import os
+import pathlib
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 for name in [name for name in os.environ if name.startswith("CAT_JAX_") and name != "CAT_JAX_TEST_DATA"]:
     del os.environ[name]  # what a user has set for runs of one's own
+
+BESIDE = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", BESIDE))
+if DATA.is_dir():  # before anything imports sacreBLEU, which looks once
+    os.environ.setdefault("TFDS_DATA_DIR", str(DATA / "tfds"))
+    os.environ.setdefault("SACREBLEU", str(DATA / "sacrebleu"))
 
 
 def pytest_collection_modifyitems(items):

@@ -10,10 +10,6 @@ import pytest
 BESIDE = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 DATA = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", BESIDE))
 
-if DATA.is_dir():
-    os.environ.setdefault("TFDS_DATA_DIR", str(DATA / "tfds"))
-    os.environ.setdefault("SACREBLEU", str(DATA / "sacrebleu"))
-
 VOCABULARY = str(DATA / "tokenizers" / "t5_spiece.model") if DATA.is_dir() else "byte"
 with pytest.MonkeyPatch.context() as patch:  # gone afterwards: other tests look at variables of this prefix
     patch.setenv("CAT_JAX_VOCABULARY", VOCABULARY)
