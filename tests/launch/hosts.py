@@ -27,7 +27,7 @@ PROGRAM = """\
 import json, os, pathlib, sys
 here = pathlib.Path(os.environ.get("CAT_JAX_TEST", {here!r}))
 with (here / "notes").open("a") as f:
-    setting = {{k: v for k, v in os.environ.items() if k.startswith("CAT_JAX_")}}
+    setting = {{k: v for k, v in os.environ.items() if k.startswith("CAT_JAX_") and k != "CAT_JAX_TEST_DATA"}}
     f.write(json.dumps([sys.argv[1:], setting]) + "\\n")
 codes = here / "codes"
 left = codes.read_text().split() if codes.exists() else []
