@@ -31,7 +31,7 @@ def sizes_there(name: str) -> dict[str, int] | None:
 
 def rows(source: str, splits: Mapping[str, str]) -> dict[str, int | None]:
     """{our split: rows on disk}, None for what is not there, of the sources that `catalog.Entry` names."""
-    if source.startswith(("sacrebleu:", "gruut")):
+    if source.startswith("sacrebleu:"):
         return {ours: _elsewhere(theirs) for ours, theirs in splits.items()}
     sizes = sizes_there(source)
     there = splits_there(source, splits) if sizes is not None else {}

@@ -29,6 +29,7 @@ FILES = {
     "wic": "WiC",
     "wsc": "WSC",
 }
+_OPTIONS = {"cb": ("entailment", "contradiction", "neutral"), "rte": ("entailment", "not_entailment")}
 _BOOLEAN = {"True": "true", "False": "false"}
 
 
@@ -37,7 +38,7 @@ def lines(task: str, rows: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
 
     Args:
       task: of `FILES`.
-      rows: `example_id`, `prediction` and `target` of each row.
+      rows: `example_id`, `prediction` and `target` of each row. A prediction that is no label becomes the first one.
 
     """
     if task == "multirc":
@@ -56,7 +57,8 @@ def _label(task: str, row: Mapping[str, str]) -> Any:
         return int(prediction.removeprefix("choice")) - 1 if prediction in ("choice1", "choice2") else 0
     if task in ("boolq", "wic"):
         return _BOOLEAN.get(prediction, "false")
-    return prediction
+    options = _OPTIONS.get(task)
+    return prediction if options is None or prediction in options else options[0]
 
 
 def _multirc(rows: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -101,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     missing = [FILES[task] for task in FILES if task not in there]
     if missing:
         print(f"no table of {', '.join(missing)}: the server wants all eight", file=sys.stderr)
+    print("the diagnostics AX-b and AX-g are no tasks here: the server wants files for them, too", file=sys.stderr)
     return 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -24,17 +26,12 @@ class TfdsSource(seqio.TfdsDataSource):
     Args:
       name: as TFDS has it, with configuration and version.
       splits: {the task's split: TFDS's split or slice}.
-
-    Raises:
-      ValueError: none of the splits is there.
     """
 
     def __init__(self, name: str, splits: Mapping[str, str]):
         there = on_disk.splits_there(name, splits)
-        if not there:
-            raise ValueError(f"{on_disk.directory_of(name)} has none of the splits {', '.join(splits.values())}")
-        self._name, self._asked = name, dict(splits)
-        super().__init__(name, splits=there)
+        self._name, self._asked, self._is_empty = name, dict(splits), not there
+        super().__init__(name, splits=there or dict(splits))
 
     def get_dataset(
         self,
@@ -66,8 +63,11 @@ class TfdsSource(seqio.TfdsDataSource):
         return super().num_input_examples(split)
 
     def rows_at_hand(self, split: str) -> int | None:
-        """Rows on this machine's disk, None where there is nothing."""
-        return on_disk.rows(self._name, self._asked).get(split)
+        """Rows on this machine's disk, or in the bucket that TFDS_DATA_DIR names; None where there is nothing."""
+        found = on_disk.rows(self._name, self._asked).get(split)
+        if found is None and "://" in os.environ.get("TFDS_DATA_DIR", "") and self.tfds_dataset.builder.is_prepared():
+            return super().num_input_examples(split)
+        return found
 
     def _prepared(self) -> tfds.core.DatasetBuilder:
         """The builder, with its data on disk: downloaded as TFDS does it where it is not.
@@ -76,6 +76,9 @@ class TfdsSource(seqio.TfdsDataSource):
           FileNotFoundError: it is not there and cannot be had.
         """
         name = self.tfds_dataset.name
+        if self._is_empty:
+            asked = ", ".join(self._asked.values())
+            raise FileNotFoundError(f"{on_disk.directory_of(name)} has none of the splits {asked}: mend that copy")
         try:
             builder = self.tfds_dataset.builder
             if not builder.is_prepared():
@@ -100,14 +103,29 @@ def _with_origin(row: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def content(row: Mapping[str, Any]) -> tf.Tensor:
-    """The two longest of a row's texts, the longest first: the same in data sets that call them otherwise."""
-    texts = [
-        value
-        for value in row.values()
-        if isinstance(value, tf.Tensor) and value.dtype == tf.string and value.shape.rank == 0
-    ]
+    """The two longest of a row's texts, the longest first: the same in data sets that call them otherwise.
+
+    A list of texts is one text, texts within a feature count, and names, dates and numbers of rows do not.
+    """
+    texts = list(_texts(row))
     if not texts:
         return tf.constant("")
     stacked = tf.stack(texts)
     longest = tf.argsort(tf.strings.length(stacked), direction="DESCENDING", stable=True)[:2]
     return tf.strings.reduce_join(tf.gather(stacked, longest), separator="\n")
+
+
+_NAMES = re.compile(r"(.*_)?(id|uid|idx|date|user|url|link|filename)|.*(Id|ID|Anonymized)")
+"""Features that say which row it is, not what it holds."""
+
+
+def _texts(row: Mapping[str, Any]) -> Iterator[tf.Tensor]:
+    for name, value in row.items():
+        if _NAMES.fullmatch(name):
+            continue
+        if isinstance(value, dict):
+            yield from _texts(value)
+        elif isinstance(value, tf.RaggedTensor) and value.dtype == tf.string:
+            yield tf.strings.reduce_join(value.flat_values, separator=" ")
+        elif isinstance(value, tf.Tensor) and value.dtype == tf.string:
+            yield value if value.shape.rank == 0 else tf.strings.reduce_join(tf.reshape(value, [-1]), separator=" ")

@@ -43,12 +43,12 @@ def run_units_with_beam(
             )
     except UserError:
         raise
-    except ValueError as e:
-        raise UserError(f"Beam refuses the runner {runner!r} ({str(e)[:300]})", "name one that Beam knows") from e
     except Exception as e:
         cause = _user_error(e)
         if cause is not None:
             raise cause from e
+        if isinstance(e, ValueError):
+            raise UserError(f"Beam refuses the runner {runner!r} ({str(e)[:300]})", "name one that Beam knows") from e
         problem = f"the Beam pipeline fails ({type(e).__name__}: {str(e)[:400]})"
         raise UserError(problem, "look at the runner's log; finished shards are kept") from e
 

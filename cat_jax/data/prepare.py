@@ -86,7 +86,8 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
     seqio_task.load_modules(config.modules)
     provider = seqio_task.get_provider(config.mixture_or_task)
     splits = [parse_split(text) for text in layout.split_names(config.held_out)]
-    held_out = HeldOut.of(splits) if splits else None
+    trains = config.splits is None or "train" in layout.split_names(config.splits)
+    held_out = HeldOut.of(splits) if splits and trains else None
     with seqio_task.source_errors(config.mixture_or_task):
         recipes = _recipes(config, provider, held_out)
     root = pathlib.Path(config.store_dir)

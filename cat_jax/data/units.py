@@ -53,13 +53,17 @@ def run_units(units: Sequence[Unit], modules: str | Sequence[str] | None, worker
     progress.close()
 
 
+_BUILDING = threading.Lock()
+
+
 def _pipeline(recipe: Recipe, shard: int) -> Any:
     """The tf.data pipeline of a shard.
 
     Raises:
       UserError: SeqIO or the source refuses.
     """
-    with seqio_task.source_errors(recipe.task, recipe.split):
+    # SeqIO's and TensorFlow's seeds are of the whole process, and a Beam worker may make several shards in threads.
+    with _BUILDING, seqio_task.source_errors(recipe.task, recipe.split):
         task = seqio_task.get_task(recipe.task)
         return seqio_task.dataset(task, recipe.split, shard, recipe.num_shards, recipe.feature_lengths, recipe.seed)
 
@@ -72,6 +76,11 @@ def write_shard(unit: Unit) -> Iterator[int]:
     """
     recipe = unit.recipe
     task = seqio_task.get_task(recipe.task)
+    if seqio_task.feature_infos(task) != dict(recipe.features):
+        raise UserError(
+            f"task {recipe.task!r} has another vocabulary in the worker of shard {unit.shard} than where it began",
+            "give every worker the same module and environment",
+        )
     vocabularies = {name: task.output_features[name].vocabulary for name in recipe.features}
     convert = Converter(recipe, unit.shard, vocabularies)
     source = _pipeline(recipe, unit.shard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,12 +106,22 @@ def _averages(content: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> d
 
 
 def _average(tasks: dict[str, Any]) -> dict[str, Any]:
-    """The plain mean over tasks: of each task's headline metric, and of every metric that all tasks have."""
+    """The plain mean over tasks: of each task's headline metric, and of every metric that all tasks have.
+
+    Where a metric is undefined the task is left out of its mean; `undefined` names those without a headline.
+    """
     shared = set.intersection(*(set(task["metrics"]) for task in tasks.values()))
+    headlines = {name: task["metrics"][task["metric"]] for name, task in tasks.items()}
+    undefined = sorted(name for name, value in headlines.items() if not np.isfinite(value))
     return {
-        "headline": float(np.mean([task["metrics"][task["metric"]] for task in tasks.values()])),
-        "metrics": {
-            name: float(np.mean([task["metrics"][name] for task in tasks.values()])) for name in sorted(shared)
-        },
+        "headline": _mean(headlines.values()),
+        "metrics": {name: _mean([task["metrics"][name] for task in tasks.values()]) for name in sorted(shared)},
         "examples": sum(task["examples"] for task in tasks.values()),
+        **({"undefined": undefined} if undefined else {}),
     }
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Of those that are numbers; NaN if none is."""
+    defined = [value for value in values if np.isfinite(value)]
+    return float(np.mean(defined)) if defined else float("nan")

@@ -67,7 +67,7 @@ def rescore(job: Job, keep_fields: Sequence[str] = ()) -> None:
 
     Args:
       job: the table.
-      keep_fields: raw fields of the examples that its column `fields` keeps from now on.
+      keep_fields: raw fields of the examples that its column `fields` keeps from now on; () leaves it as it is.
 
     Raises:
       UserError: the table is broken, a metric of the task fails, or the disk is full.
@@ -77,7 +77,9 @@ def rescore(job: Job, keep_fields: Sequence[str] = ()) -> None:
     rows = {name: table[name].combine_chunks() for name in table.column_names}
     ordered = [raws[name] for name in table["example_id"].to_pylist()]
     scored = _score(job, table["prediction"].to_pylist(), ordered, table["option_scores"])
-    rows |= {**_columns(scored, len(table)), "fields": kept(ordered, keep_fields)}
+    rows |= _columns(scored, len(table))
+    if keep_fields:
+        rows["fields"] = kept(ordered, keep_fields)
     write_table(job.path, rows, dataclasses.replace(info, **_stated(scored)))
     logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
 

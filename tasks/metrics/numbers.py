@@ -11,11 +11,13 @@ from scipy import stats
 
 
 def pearson_spearman(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    """Correlations of STS-B; an answer that is no number is taken as -1. NaN where either side is constant."""
+    """Correlations of STS-B; an answer that is no number is taken as -1. 0 where all answers are the same."""
     pairs = labelled(targets, predictions)
     if len(pairs) < 2:
         return {"pearson": math.nan, "spearman": math.nan}
     expected, found = [number(str(t.answer)) for t, _ in pairs], [number(p) for _, p in pairs]
+    if len(set(found)) == 1 < len(set(expected)):
+        return {"pearson": 0.0, "spearman": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         pearson, spearman = stats.pearsonr(expected, found)[0], stats.spearmanr(expected, found)[0]

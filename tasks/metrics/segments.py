@@ -43,11 +43,11 @@ def from_environment() -> tuple[Callable[..., dict[str, float]], ...]:
     def segment_score(targets: Sequence[SourcedReferences], predictions: Sequence[str]) -> dict[str, float]:
         scores = read(path)
         pairs = [(target.source, prediction) for target, prediction in zip(targets, predictions, strict=True)]
-        missing = next((pair for pair in pairs if pair not in scores), None)
-        if missing is not None:
-            # An empty answer, which the program tries, was not scored and need not be.
-            if missing[1].strip():
-                raise ValueError(f"{path} has no score of {missing[1]!r} for the source {missing[0]!r}")
+        # An empty answer, which the program tries, was not scored and need not be.
+        missing = sorted((pair for pair in pairs if pair not in scores), key=lambda pair: not pair[1].strip())
+        if missing and missing[0][1].strip():
+            raise ValueError(f"{path} has no score of {missing[0][1]!r} for the source {missing[0][0]!r}")
+        if missing:
             return {"segment_score": math.nan}
         return {"segment_score": math.fsum(scores[pair] for pair in pairs) / len(pairs)}
 

@@ -13,7 +13,9 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from cat_jax.data import beam  # noqa: E402
+from cat_jax.data.manifest import read_manifest  # noqa: E402
 from cat_jax.data.prepare import PrepareConfig, prepare  # noqa: E402
+from cat_jax.data.units import Unit, write_shard  # noqa: E402
 from cat_jax.errors import UserError  # noqa: E402
 
 
@@ -51,3 +53,14 @@ def test_without_beam_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"cannot import Apache Beam .*: pip install 'cat-jax\[beam\]'"):
         beam.run_units_with_beam([], None, "DirectRunner", ())
+
+
+def test_a_worker_with_another_vocabulary_is_refused(tmp_path):
+    """As one on another machine, whose environment names another model."""
+    prepare(config(tmp_path, splits=["validation"]))
+    recipe = read_manifest(tmp_path / "toy/validation").recipe
+    others = {name: dataclasses.replace(info, vocabulary="another") for name, info in recipe.features.items()}
+    unit = Unit(str(tmp_path / "elsewhere"), dataclasses.replace(recipe, features=others), 0, None)
+    with pytest.raises(UserError, match="'toy' has another vocabulary in the worker of shard 0 than where it began"):
+        list(write_shard(unit))
+    assert not (tmp_path / "elsewhere").exists()

@@ -113,7 +113,9 @@ def test_tables_keep_the_fields_that_are_asked_for(world, tmp_path):
     run(world, tmp_path, "shout", "generate")
     assert read_table(path)[0]["fields"].to_pylist() == kept, "a finished table is left alone"
     run(world, tmp_path, "shout", "generate", rescore=True)
-    assert read_table(path)[0]["fields"].null_count == len(WORDS)
+    assert read_table(path)[0]["fields"].to_pylist() == kept, "nothing else was asked for"
+    run(world, tmp_path, "shout", "generate", rescore=True, keep_fields=["targets_pretokenized"])
+    assert json.loads(read_table(path)[0]["fields"][0].as_py()) == {"targets_pretokenized": WORDS[0].upper()}
 
 
 def test_metrics_state_their_signatures(world, tmp_path, monkeypatch):

@@ -128,7 +128,8 @@ def test_correlations():
     pearson = np.corrcoef([0, 1, 2, 5], [0.2, 1.0, 2.2, 3.0])[0, 1]
     assert found == {"pearson": pytest.approx(100 * pearson), "spearman": pytest.approx(100.0)}
     assert numbers.pearson_spearman(targets, ["many", "1", "2", "5"])["spearman"] == pytest.approx(100.0)
-    assert math.isnan(numbers.pearson_spearman(targets, ["1"] * 4)["pearson"])
+    assert numbers.pearson_spearman(targets, ["1"] * 4) == {"pearson": 0.0, "spearman": 0.0}
+    assert math.isnan(numbers.pearson_spearman(targets[:1] * 3, ["1", "2", "3"])["pearson"])
 
 
 def test_wsc_compares_nouns_as_t5_does():
