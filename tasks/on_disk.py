@@ -46,24 +46,29 @@ def _elsewhere(theirs: str) -> int | None:
     if theirs.startswith("mtdata:"):
         fetched, _, published = theirs.removeprefix("mtdata:").partition(" or ")
         recipe, _, codes = fetched.partition("/train.")
-        count = _mtdata(recipe, codes.split("+"))
-        if count is not None or not published:
-            return count
+        files = mtdata_files(recipe, codes.split("+"))
+        if files is not None:
+            return mtdata_pairs(files) or 0
+        if not published:
+            return None
         name, _, split = published.partition(" ")
         return (sizes_there(name) or {}).get(split)
     return None
 
 
-def _mtdata(recipe: str, codes: Sequence[str]) -> int | None:
-    """Pairs of merged training files; 0 if nobody has counted them."""
+def mtdata_files(recipe: str, codes: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path] | None:
+    """The merged training files of an mtdata recipe for two languages (ISO 639-3), source first; None without both."""
     root = os.environ.get("WMT22_MTDATA_DIR")
-    files = [pathlib.Path(root or "").expanduser() / recipe / f"train.{code}" for code in codes]
-    if not root or not all(file.exists() for file in files):
-        return None
+    source, target = (pathlib.Path(root or "").expanduser() / recipe / f"train.{code}" for code in codes)
+    return (source, target) if root and source.exists() and target.exists() else None
+
+
+def mtdata_pairs(files: tuple[pathlib.Path, pathlib.Path]) -> int | None:
+    """How many pairs mtdata says that it has merged; None if it does not."""
     try:
         return int(json.loads((files[0].parent / "train.stats.json").read_text())["total"])
     except (OSError, ValueError, KeyError):
-        return 0
+        return None
 
 
 def _lines(file: pathlib.Path) -> int | None:

@@ -27,7 +27,6 @@ from cat_jax_tasks.tfds_source import ORIGIN, TfdsSource
 from cat_jax_tasks.vocabulary import text_features
 
 Row = dict[str, Any]
-SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 
 def joined(row: Row, name: str, fields: tuple[str, ...], options: list[str]) -> Row:
@@ -184,7 +183,7 @@ def _add(entry: catalog.Entry) -> None:
     how = scoring(entry.metrics)
     seqio.TaskRegistry.add(
         entry.name,
-        source=TfdsSource(entry.source, SPLITS),
+        source=TfdsSource(entry.source, entry.splits),
         preprocessors=[
             _preprocessor(name, list(entry.options)),
             seqio.preprocessors.tokenize,

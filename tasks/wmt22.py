@@ -15,22 +15,17 @@ Tasks `wmt22_<source>_<target>` with T5's prompt ("translate English to German: 
 from __future__ import annotations
 
 import functools
-import json
-import logging
-import os
 import pathlib
 from typing import Any
 
 import sacrebleu
 import seqio
 import tensorflow as tf
-from cat_jax_tasks import catalog, rates
+from cat_jax_tasks import catalog, on_disk, rates
 from cat_jax_tasks.metrics import segments, texts
 from cat_jax_tasks.templates import Renderer, Template
 from cat_jax_tasks.tfds_source import TfdsSource
 from cat_jax_tasks.vocabulary import text_features
-
-logger = logging.getLogger(__name__)
 
 CAP = 1_000_000
 """Training examples of a direction that its rate in the mixtures counts, at most."""
@@ -67,7 +62,7 @@ class Wmt22Source(seqio.DataSource):
             return int(self._table["test"])
         if split == "train" and self._tfds is not None:
             return self._tfds.num_input_examples(split)
-        return _mtdata_count(self._mtdata) if split == "train" and self._mtdata else None
+        return on_disk.mtdata_pairs(self._mtdata) if split == "train" and self._mtdata else None
 
     def rows_at_hand(self, split: str) -> int | None:
         """Rows on this machine's disk, as far as they are counted; None where there is nothing."""
@@ -147,7 +142,9 @@ def official_set(name: str, direction: str) -> tf.data.Dataset:
         reason = str(e).strip() or type(e).__name__
         mend = f"run `sacrebleu -t {name} -l {direction} --echo src` where there is a network, and set SACREBLEU"
         raise FileNotFoundError(f"sacreBLEU has no {name}/{direction} ({reason}): {mend}") from e
-    columns = {field: pathlib.Path(file).read_text(encoding="utf-8").splitlines() for field, file in files.items()}
+    # Not splitlines(), which also cuts at the separators that Unicode has within a text.
+    texts_ = {field: pathlib.Path(file).read_bytes().decode() for field, file in files.items()}
+    columns = {field: text.removesuffix("\n").split("\n") for field, text in texts_.items()}
     names = sorted(field for field in columns if field.partition(":")[0] == "ref")
     chosen = [field for field in names if pathlib.Path(files[field]) in official]
     count = len(columns["src"])
@@ -168,20 +165,12 @@ def official_set(name: str, direction: str) -> tf.data.Dataset:
 
 def mtdata_files(direction: str) -> tuple[pathlib.Path, pathlib.Path] | None:
     """Where mtdata's merged training files of a direction lie; None if they do not."""
-    tables, root = catalog.read("wmt22.toml"), os.environ.get("WMT22_MTDATA_DIR")
+    tables = catalog.read("wmt22.toml")
     recipe = tables["directions"][direction].get("recipe")
-    if not root or recipe is None:
+    if recipe is None:
         return None
     codes = [tables["languages"][language][1] for language in direction.split("-")]
-    source, target = (pathlib.Path(root).expanduser() / recipe / f"train.{code}" for code in codes)
-    return (source, target) if source.exists() and target.exists() else None
-
-
-def _mtdata_count(files: tuple[pathlib.Path, pathlib.Path]) -> int | None:
-    try:
-        return int(json.loads((files[0].parent / "train.stats.json").read_text())["total"])
-    except (OSError, ValueError, KeyError):
-        return None
+    return on_disk.mtdata_files(recipe, codes)
 
 
 @seqio.map_over_dataset

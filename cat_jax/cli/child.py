@@ -36,6 +36,11 @@ def environment() -> dict[str, str]:
     return {**_ALLOCATOR, **os.environ, _PARENT: str(os.getpid())}
 
 
+def is_child() -> bool:
+    """Whether another `cat-jax` command or launcher has started this process."""
+    return _PARENT in os.environ
+
+
 def usable_cores() -> list[int]:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

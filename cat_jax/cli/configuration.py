@@ -19,7 +19,7 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from cat_jax.cli import names
+from cat_jax.cli import child, names
 from cat_jax.cli.bindings import FLAG, Binding, Bindings, Import, Macro, Reach, Reference, text_of
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.kinds import describe, fits, kinds_of
@@ -179,6 +179,8 @@ def configure(bindings: Bindings, root: str) -> Command:
       UserError: an unknown name or parameter, missing values (all are named), or what a constructor refuses.
     """
     reach = check(bindings, root)
+    if root != "run" and not child.is_child():  # which stages of a run read what is told once, by the run itself
+        check_bindings(bindings, {*reach.visited, *bindings.reachable(list(names.ROOTS)).visited})
     bindings = bindings.with_optional(names.NAMES[root].optional)
     given = build(bindings, root, reach)
     signature = names.signature(root)
@@ -235,7 +237,6 @@ def check(bindings: Bindings, root: str) -> Reach:
             f"{root} needs a value for {', '.join(reach.missing)}",
             f"set each in a gin file or as a flag, e.g. {FLAG}{example}=VALUE (a string in quotes: '\"text\"')",
         )
-    check_bindings(bindings, [*names.ROOTS, *theirs])
     merged = bindings.merged()
     for item in reach.used:
         if item.name in names.NAMES and not item.is_macro:

@@ -13,7 +13,7 @@ from cat_jax.cli import configuration
 from cat_jax.cli.bindings import Macro, Reach, Reference, text_of
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.experiment import Experiment, GinFiles, is_trained, objective_file, objective_name
-from cat_jax.cli.spelling import check_scopes
+from cat_jax.cli.spelling import check_bindings, check_scopes
 from cat_jax.cli.stages import Stage
 from cat_jax.errors import UserError
 
@@ -58,7 +58,9 @@ class Plan:
         check_scopes(bindings, [*experiment.teachers, *experiment.students], objectives)
         shared = bindings.macro("STORE_DIR")
         self.store_dir = shared if isinstance(shared, str) else str(self.run_dir / "store")
+        self._visited = set(bindings.reachable(["run"]).visited)  # what the run and its stages make
         self.stages = self._stages()
+        check_bindings(bindings, self._visited)
 
     def model_dir(self, name: str) -> str:
         """The directory of a model."""
@@ -277,6 +279,7 @@ class Plan:
         try:
             bindings = configuration.of_flags(flags)
             reach = configuration.check(bindings, command)
+            self._visited.update(reach.visited)
             # What a constructor refuses is told now, not after the stages before.
             configuration.build(bindings, command, reach)
         except UserError as e:

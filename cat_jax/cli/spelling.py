@@ -34,14 +34,13 @@ def check_macros(bindings: Bindings) -> None:
         )
 
 
-def check_bindings(bindings: Bindings, roots: Collection[str]) -> None:
+def check_bindings(bindings: Bindings, visited: Collection[str]) -> None:
     """Warns of flags that bind something which no command would make, such as a way to decode that is not chosen.
 
     Args:
       bindings: the configuration.
-      roots: what the commands call.
+      visited: the names of all that is made.
     """
-    visited = set(bindings.reachable(list(roots)).visited)
     for item in bindings.items:
         if item.source.startswith(FLAG) and not item.is_macro and item.name not in visited:
             _warn(f"nothing refers to @{item.name}(): {item.key} has no effect ({item.source})")

@@ -27,6 +27,7 @@ MANUAL = Manual(
         "OBJECTIVE": "set by objectives/*.gin",
         "TEACHER": "None, @StoredTeacher() with SIGNAL_DIR, or @LiveTeacher() with TEACHER_DIR",
         "BATCH_SIZE, LEARNING_RATE, SEED": "have defaults",
+        "VALIDATION_SPLIT": "what is measured while training; EVAL_DATASET=None for a task that has none",
     },
     switches=MULTIPROCESS,
     example="""

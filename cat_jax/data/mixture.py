@@ -12,7 +12,6 @@ from cat_jax.errors import UserError
 from cat_jax.files import read_json, write_json
 
 VERSION = 1
-_WITHOUT = {"validation": "; training does without one: EVAL_DATASET=None"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +45,7 @@ class Mixture:
         if not found:
             known = sorted({name for task in self.tasks for name in task.splits})
             raise UserError(
-                f"no task of {self.name!r} has a split {split!r}",
-                f"name one of its splits: {', '.join(known)}" + _WITHOUT.get(split, ""),
+                f"no task of {self.name!r} has a split {split!r}", f"name one of its splits: {', '.join(known)}"
             )
         return found
 

@@ -11,6 +11,7 @@ import seqio
 import tensorflow as tf
 from cat_jax_tasks import catalog, rates
 from cat_jax_tasks.flan2021.prompts import Prompts
+from cat_jax_tasks.flan2021.views.fields import option_at
 from cat_jax_tasks.metrics.registry import scoring
 from cat_jax_tasks.tfds_source import TfdsSource
 from cat_jax_tasks.vocabulary import text_features
@@ -49,12 +50,10 @@ def labelled(
     """
     texts = {name: value for name, value in row.items() if isinstance(value, tf.Tensor) and value.dtype == tf.string}
     choices = tf.stack([row[name] for name in option_fields]) if option_fields else tf.constant(list(options))
-    label = tf.cast(row[feature], tf.int32)
-    answer = tf.gather(tf.concat([choices, [""]], 0), tf.where(label < 0, tf.size(choices), label))
     return {
         **{name: value for name, value in texts.items() if value.shape.rank == 0},
         "options": choices,
-        "answer": answer,
+        "answer": option_at(choices, row[feature]),
     }
 
 

@@ -8,6 +8,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
+from cat_jax_tasks.metrics.labels import f1_positive
 from cat_jax_tasks.metrics.target import Target, labelled
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -39,20 +40,10 @@ def multirc(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
     `score` is SuperGLUE's mean of both.
     """
     questions: dict[str, bool] = collections.defaultdict(lambda: True)
-    hits = wrong = missed = 0
     for target, prediction in labelled(targets, predictions):
-        no, yes = target.options
-        if prediction not in target.options:
-            prediction = no if target.answer == yes else yes
         questions[target.group] &= prediction == target.answer
-        hits += prediction == yes == target.answer
-        wrong += prediction == yes != target.answer
-        missed += prediction != yes == target.answer
-    if not questions:
-        return {"score": math.nan, "f1a": math.nan, "em": math.nan}
-    total = 2 * hits + wrong + missed
-    f1a = 200.0 * hits / total if total else 0.0
-    exact = 100.0 * sum(questions.values()) / len(questions)
+    f1a = f1_positive(targets, predictions)["f1"]
+    exact = 100.0 * sum(questions.values()) / len(questions) if questions else math.nan
     return {"score": (f1a + exact) / 2, "f1a": f1a, "em": exact}
 
 

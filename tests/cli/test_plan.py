@@ -308,6 +308,14 @@ def test_a_file_sets_what_nothing_reads(tmp_path, caplog, line, said):
         assert message.startswith("warning: " + said.format(file=tmp_path / "mine.gin"))
 
 
+def test_a_flag_that_no_stage_reads_is_told_once_and_one_that_any_reads_is_not(tmp_path, caplog):
+    """Models and objectives are of files that only some stages name."""
+    read = ["Experiment.seeds=[0]", "T5Config.dropout_rate=0.0", "student/Objective.w=0.3", "CheckpointConfig.keep=2"]
+    plan(tmp_path, *read, "BeamSearch.beams=8")
+    line = "warning: nothing refers to @BeamSearch(): BeamSearch.beams has no effect (--gin.BeamSearch.beams=8)"
+    assert caplog.messages == [line]
+
+
 def test_default_jobs_leave_an_accelerator_to_one_process(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert default_jobs() >= 1

@@ -15,5 +15,5 @@ def test_every_mesh_has_the_gradients_of_whole_logits_on_one_device():
     done = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, check=False, env=setting)
     assert done.returncode == 0, done.stderr
     differences = json.loads(done.stdout)
-    assert len(differences) == 25
+    assert len(differences) == 30
     assert {case: found for case, found in differences.items() if not found < 1e-12} == {}

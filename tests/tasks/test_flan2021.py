@@ -13,7 +13,7 @@ from cat_jax_tasks import catalog  # noqa: E402
 from cat_jax_tasks.flan2021.prompts import Prompts  # noqa: E402
 from cat_jax_tasks.flan2021.registration import view_of  # noqa: E402
 from cat_jax_tasks.templates import Template  # noqa: E402
-from cat_jax_tasks.tfds_source import ORIGIN, content  # noqa: E402
+from cat_jax_tasks.tfds_source import content  # noqa: E402
 
 ENTRIES = {entry.name: entry for entry in catalog.flan2021()}
 SNAPSHOT = pathlib.Path(__file__).parent / "flan2021_prompts.json"
@@ -143,7 +143,3 @@ def test_mixtures_hold_the_clusters():
     assert cluster == {name for name, entry in ENTRIES.items() if entry.cluster == "entailment"}
     assert cluster | rest == members
     assert not cluster & rest
-
-
-def test_origin_is_what_the_source_gives():
-    assert set(ORIGIN) == {"example_id", "split", "content"}

@@ -11,7 +11,7 @@ seqio = pytest.importorskip("seqio", reason="needs the `data` extra")
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from cat_jax_tasks import catalog, submission, super_glue  # noqa: E402
+from cat_jax_tasks import catalog, submission  # noqa: E402
 
 ORIGIN = {"example_id": "t", "split": "train", "content": "c"}
 
@@ -145,7 +145,3 @@ def test_a_submission_of_nothing_is_one_line(tmp_path, capsys):
     assert submission.main([str(tmp_path), "m", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: no table such as ")
     assert not (tmp_path / "out").exists()
-
-
-def test_its_splits_are_tfds_own():
-    assert super_glue.SPLITS == {"train": "train", "validation": "validation", "test": "test"}

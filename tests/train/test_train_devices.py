@@ -152,7 +152,7 @@ def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
 
     whole = run("whole", "never")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    for when in ("step5", "seal6", "removal3"):
+    for when in ("step2", "step5", "seal6", "removal3", "step11"):
         killed = run("killed", when)
         assert killed.returncode == -signal.SIGKILL, (when, killed.stderr[-3000:])
     assert run("killed", "never").returncode == 0
