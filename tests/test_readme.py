@@ -38,6 +38,7 @@ def run(command, directory, code=0, **environment):
     return result.stdout + result.stderr
 
 
+REPORT = "report: runs/reversal/report.html"
 SMALL = (
     "--gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20 "
     "--gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1"
@@ -51,7 +52,7 @@ def workspace(tmp_path_factory):
     directory = tmp_path_factory.mktemp("readme")
     for name, text in FILES.items():
         (directory / name).write_text(text)
-    run(f"{EXPERIMENT} {SMALL}", directory)
+    (directory / "said").write_text(run(f"{EXPERIMENT} {SMALL}", directory))
     return directory
 
 
@@ -111,6 +112,9 @@ def test_the_experiment_leaves_what_repeats_it(workspace):
         if command == "evaluate":
             assert f"EVAL_MODELS = {{'{name.split('/')[1]}': " in text
     record = json.loads((made / "run.json").read_text())["stages"]
+    students = [f"train/student.{objective}.0" for objective in ("xent", "cat_xent")]
+    made_by = ["prepare", "train/teacher", "teach/teacher", "evaluate/teachers", *students, "cascade"]
+    assert {name for name in record if not name.startswith("evaluate/students")} == set(made_by)
     assert {stage["state"] for stage in record.values()} == {"finished"}
     first = (made / "logs" / "train.teacher.log").read_text().splitlines()[0]
     assert first.startswith("$ cat-jax train --gin_file=models/t5_tiny.gin --gin_file=my_experiment.gin")
@@ -121,7 +125,10 @@ def test_the_experiment_leaves_what_repeats_it(workspace):
 def test_started_again_the_experiment_does_nothing_and_another_one_is_refused(workspace):
     report = (workspace / "runs/reversal/report.html").read_bytes()
     again = run(f"{EXPERIMENT} {SMALL}", workspace)
-    assert "report: runs/reversal/report.html" in again
+    printed, printed_first = (text.partition(REPORT) for text in (again, (workspace / "said").read_text()))
+    assert printed[:2] == printed_first[:2]  # the table of objectives, and where the report is
+    assert "cat_xent" in printed[0]
+    assert printed[1] == REPORT
     assert "started" not in again
     assert (workspace / "runs/reversal/report.html").read_bytes() == report
     said = run(f"{EXPERIMENT} {SMALL} --gin.student/TRAIN_STEPS=5", workspace, code=2)

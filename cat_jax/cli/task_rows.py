@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,15 +50,6 @@ class Rows:
         }
         rows = [{name: {"text": text, "tokens": count} for name, (text, count) in row.items()} for row in self.texts]
         return {"split": self.split, "rows": rows, "sample": sample}
-
-
-def load(modules: Sequence[str]) -> None:
-    """Imports the modules that register tasks.
-
-    Raises:
-      UserError: one of them fails.
-    """
-    seqio_task.load_modules(modules, option="--module")
 
 
 def rows(name: str, split: str | None, count: int, lengths: Mapping[str, int]) -> Rows:

@@ -61,8 +61,10 @@ def main(argv: Sequence[str]) -> int:
     rows = {}
     if args.examples:
         from cat_jax.cli import task_rows
+        from cat_jax.data import seqio_task
 
-        task_rows.load(args.module or sorted({item["module"] for item in shown.values()}))
+        modules = args.module or sorted({item["module"] for item in shown.values()})
+        seqio_task.load_modules(modules, option="--module")
         tasks = [name for name, item in shown.items() if "tasks" not in item]
         if not tasks:
             raise UserError(f"{', '.join(shown)} are mixtures", "name a task to see rows of")
@@ -157,13 +159,13 @@ def _lengths(text: str) -> dict[str, int]:
 
 
 def _overlap(args: argparse.Namespace) -> int:
-    from cat_jax.cli import task_rows
+    from cat_jax.data import seqio_task
     from cat_jax.data.overlap import find_overlap, parse_split
 
     sides = [parse_split(text) for text in args.overlap]
     known = _bundled() if not args.module else {}
     modules = args.module or sorted({known[side.name]["module"] for side in sides if side.name in known})
-    task_rows.load(modules)
+    seqio_task.load_modules(modules, option="--module")
     found = find_overlap(*sides)
     if args.json == "-":
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
