@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
         pa.field("score", pa.float64()),  # the metric of this example alone, on the metric's own scale
         # Sufficient statistics of a corpus metric: the corpus value is a function of their sum over examples.
         pa.field("statistics", pa.list_(pa.float64())),
+        # Of a metric over groups of rows, such as a question's answers: which rows belong together.
+        pa.field("group", pa.string()),
         # Raw fields of the example that `evaluate` was asked to keep, as a JSON object.
         pa.field("fields", pa.string()),
     ]

@@ -87,12 +87,12 @@ def splits_there(name: str, splits: Mapping[str, str]) -> dict[str, str]:
     sizes = sizes_there(name)
     if sizes is None:
         return dict(splits)
-    there = {ours: theirs for ours, theirs in splits.items() if _base(theirs) in sizes}
-    ranges = {ours: _range(theirs, sizes) for ours, theirs in there.items()}
+    there = {ours: theirs for ours, theirs in splits.items() if base_of(theirs) in sizes}
+    ranges = {ours: range_of(theirs, sizes) for ours, theirs in there.items()}
     if "train" in there:
         train = ranges["train"]
         for ours, others in ranges.items():
-            shared = ours != "train" and _base(there[ours]) == _base(there["train"])
+            shared = ours != "train" and base_of(there[ours]) == base_of(there["train"])
             if shared and max(train.start, others.start) < min(train.stop, others.stop):
                 before = range(train.start, max(train.start, others.start))
                 train = max(before, range(min(train.stop, others.stop), train.stop), key=len)
@@ -100,7 +100,7 @@ def splits_there(name: str, splits: Mapping[str, str]) -> dict[str, str]:
     resolved = {}
     for ours, rows_ in ranges.items():
         if len(rows_):
-            whole = _base(there[ours])
+            whole = base_of(there[ours])
             is_whole = len(rows_) == sizes[whole]
             resolved[ours] = whole if is_whole else f"{whole}[{rows_.start}:{rows_.stop}]"
     return resolved
@@ -112,10 +112,15 @@ def rows_of(slice_: str, sizes: Mapping[str, int]) -> int:
     >>> rows_of("train[:-200]", {"train": 1000}), rows_of("train[30000:30200]", {"train": 30100})
     (800, 100)
     """
-    return len(_range(slice_, sizes))
+    return len(range_of(slice_, sizes))
 
 
-def _range(slice_: str, sizes: Mapping[str, int]) -> range:
+def range_of(slice_: str, sizes: Mapping[str, int]) -> range:
+    """The rows of a slice of a split.
+
+    >>> range_of("train[-200:]", {"train": 1000})
+    range(800, 1000)
+    """
     found = re.fullmatch(r"(\w+)(?:\[(-?\d*):(-?\d*)\])?", slice_)
     if found is None:
         raise ValueError(f"{slice_!r} is no slice by rows")
@@ -124,5 +129,17 @@ def _range(slice_: str, sizes: Mapping[str, int]) -> range:
     return range(sizes[split])[slice(*bounds)]
 
 
-def _base(slice_: str) -> str:
+def part_of(slice_: str, sizes: Mapping[str, int], index: int, count: int) -> str:
+    """Part `index` of a slice that is cut in `count` parts, in order.
+
+    >>> [part_of("train[:-200]", {"train": 1000}, k, 3) for k in range(3)]
+    ['train[0:266]', 'train[266:533]', 'train[533:800]']
+    """
+    rows_ = range_of(slice_, sizes)
+    start, stop = (rows_.start + len(rows_) * k // count for k in (index, index + 1))
+    return f"{base_of(slice_)}[{start}:{stop}]"
+
+
+def base_of(slice_: str) -> str:
+    """The split that a slice is of."""
     return slice_.partition("[")[0]

@@ -23,7 +23,7 @@ from cat_jax_tasks import catalog, rates
 from cat_jax_tasks.metrics.registry import scoring
 from cat_jax_tasks.metrics.target import HIDDEN
 from cat_jax_tasks.metrics.wsc import same_referent
-from cat_jax_tasks.tfds_source import ORIGIN, TfdsSource
+from cat_jax_tasks.tfds_source import ORIGIN, TfdsSource, as_written
 from cat_jax_tasks.vocabulary import text_features
 
 Row = dict[str, Any]
@@ -57,6 +57,7 @@ def multirc(row: Row, options: list[str]) -> Row:
 def record(rows: tf.data.Dataset) -> tf.data.Dataset:
     """In `train` one row for each entity that is right, elsewhere one for each question."""
 
+    @as_written
     def of_row(row: Row) -> Row:
         passage = tf.strings.regex_replace(row["passage"], r"""([.?!"'])\n@highlight\n""", r"\1 ")
         passage = tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
@@ -72,9 +73,11 @@ def record(rows: tf.data.Dataset) -> tf.data.Dataset:
             "options": row["entities"],
         }
 
+    @as_written
     def copies(row: Row) -> tf.data.Dataset:
         count = tf.where(row["split"] == "train", tf.size(row["answers"]), 1)
 
+        @as_written
         def copy(k: tf.Tensor) -> Row:
             numbered = tf.strings.join([row["example_id"], tf.strings.as_string(k)], "-")
             again = row["split"] == "train"
@@ -95,6 +98,7 @@ def wsc(rows: tf.data.Dataset) -> tf.data.Dataset:
     `label` says whether it does; T5's postprocessor compares the noun that is written with the one of the row.
     """
 
+    @as_written
     def of_row(row: Row) -> Row:
         words = tf.strings.split(row["text"], " ")
         place = row["span2_index"]
@@ -174,8 +178,10 @@ def _preprocessor(name: str, options: list[str]) -> Callable[[tf.data.Dataset], 
         return of_dataset[name]
     of_row = {"multirc": multirc, "wsc_choice": wsc_choice}
     if name in of_row:
-        return seqio.map_over_dataset(functools.partial(of_row[name], options=options))
-    return seqio.map_over_dataset(functools.partial(joined, name=name, fields=_FIELDS[name], options=options))
+        function = functools.partial(of_row[name], options=options)
+    else:
+        function = functools.partial(joined, name=name, fields=_FIELDS[name], options=options)
+    return seqio.map_over_dataset(as_written(function))
 
 
 def _add(entry: catalog.Entry) -> None:

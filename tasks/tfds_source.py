@@ -16,6 +16,9 @@ from cat_jax_tasks import on_disk
 
 logger = logging.getLogger(__name__)
 
+as_written = tf.autograph.experimental.do_not_convert
+"""Functions of rows that branch on no tensor go through this: AutoGraph would rewrite each, for a second a data set."""
+
 
 class TfdsSource(seqio.TfdsDataSource):
     """`seqio.TfdsDataSource` whose rows also hold `example_id` (of TFDS), `split` (as the task calls it) and `content`.
@@ -43,15 +46,21 @@ class TfdsSource(seqio.TfdsDataSource):
     ) -> tf.data.Dataset:
         split = split or "train"
         builder = self._prepared()
-        pipelines = shard_info and tf.distribute.InputContext(shard_info.num_shards, shard_info.index)
+        theirs = self.tfds_dataset._map_split(split)
+        if shard_info is not None:
+            sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+            theirs = on_disk.part_of(theirs, sizes, shard_info.index, shard_info.num_shards)
         rows = builder.as_dataset(
-            split=self.tfds_dataset._map_split(split),
+            split=theirs,
             shuffle_files=shuffle,
-            read_config=tfds.ReadConfig(
-                add_tfds_id=True, input_context=pipelines, shuffle_seed=seed, skip_prefetch=True, try_autocache=False
-            ),
+            read_config=tfds.ReadConfig(add_tfds_id=True, shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
         )
-        return rows.map(functools.partial(_with_origin, split=split), num_parallel_calls=tf.data.AUTOTUNE)
+        return rows.map(as_written(functools.partial(_with_origin, split=split)), num_parallel_calls=tf.data.AUTOTUNE)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """A shard is a slice by rows: of one file each reads its own part, where SeqIO's would read all of it."""
+        return True
 
     def list_shards(self, split: str) -> Sequence[str]:
         self._prepared()

@@ -15,7 +15,9 @@ Tasks `wmt22_<source>_<target>` with T5's prompt ("translate English to German: 
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sacrebleu
@@ -23,8 +25,9 @@ import seqio
 import tensorflow as tf
 from cat_jax_tasks import catalog, on_disk, rates
 from cat_jax_tasks.metrics import segments, texts
+from cat_jax_tasks.parallel_text import ParallelText
 from cat_jax_tasks.templates import Renderer, Template
-from cat_jax_tasks.tfds_source import TfdsSource
+from cat_jax_tasks.tfds_source import TfdsSource, as_written
 from cat_jax_tasks.vocabulary import text_features
 
 CAP = 1_000_000
@@ -37,9 +40,10 @@ class Wmt22Source(seqio.DataSource):
 
     Args:
       direction: such as `en-de`.
+      only: the splits to have of those that there are; None for all.
     """
 
-    def __init__(self, direction: str):
+    def __init__(self, direction: str, only: Sequence[str] | None = None):
         self._direction = direction
         self._table = catalog.read("wmt22.toml")["directions"][direction]
         self._mtdata = mtdata_files(direction)
@@ -48,11 +52,15 @@ class Wmt22Source(seqio.DataSource):
             self._tfds = TfdsSource(f"wmt19_translate/{self._table['tfds']}:1.0.0", {"train": "train"})
         splits = ["train"] if self._mtdata or self._tfds else []
         splits += ["validation"] if self._table.get("validation") else []
-        super().__init__(splits=[*splits, "test"])
+        super().__init__(splits=[split for split in (*splits, "test") if only is None or split in only])
+
+    def only(self, splits: Sequence[str]) -> Wmt22Source:
+        """The same without its other splits."""
+        return Wmt22Source(self._direction, splits)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        return False
+        return True
 
     def list_shards(self, split: str) -> list[str]:
         return self._tfds.list_shards(split) if split == "train" and self._tfds else [split]
@@ -62,7 +70,7 @@ class Wmt22Source(seqio.DataSource):
             return int(self._table["test"])
         if split == "train" and self._tfds is not None:
             return self._tfds.num_input_examples(split)
-        return on_disk.mtdata_pairs(self._mtdata) if split == "train" and self._mtdata else None
+        return len(self._text()) if split == "train" and self._mtdata else None
 
     def rows_at_hand(self, split: str) -> int | None:
         """Rows on this machine's disk, as far as they are counted; None where there is nothing."""
@@ -80,39 +88,40 @@ class Wmt22Source(seqio.DataSource):
     ) -> tf.data.Dataset:
         if split == "train" and self._tfds is not None:
             rows = self._tfds.get_dataset(split, shuffle, seed, shard_info)
-            return rows.map(self._of_tfds, num_parallel_calls=tf.data.AUTOTUNE)
-        rows = (
-            self._of_mtdata()
-            if split == "train"
-            else official_set("wmt22" if split == "test" else "wmt21", self._direction)
-        )
-        rows = rows.map(lambda row: {**row, "split": tf.constant(split)})
-        return rows if shard_info is None else rows.shard(shard_info.num_shards, shard_info.index)
+            return rows.map(as_written(self._of_tfds), num_parallel_calls=tf.data.AUTOTUNE)
+        if split == "train":
+            rows = self._of_mtdata(shard_info or seqio.ShardInfo(0, 1))
+        else:
+            rows = official_set("wmt22" if split == "test" else "wmt21", self._direction)
+            rows = rows if shard_info is None else rows.shard(shard_info.num_shards, shard_info.index)
+        return rows.map(as_written(lambda row: {**row, "split": tf.constant(split)}))
 
     def _of_tfds(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         source, target = self._direction.split("-")
         return {**_plain(row[source], row[target]), "example_id": row["example_id"], "split": row["split"]}
 
-    def _of_mtdata(self) -> tf.data.Dataset:
-        source, target = self._mtdata
-        # The mark at both ends must meet, or a file is longer than the other: then all pairs after a gap are wrong.
-        ends = tf.data.Dataset.from_tensors(_END)
-        lines = [tf.data.TextLineDataset(str(file)).concatenate(ends) for file in (source, target)]
-        message = f"{source} and {target} have different numbers of lines: fetch the recipe again"
+    def _of_mtdata(self, shard: seqio.ShardInfo) -> tf.data.Dataset:
+        """A contiguous part of the files; pairs of which a side is empty are left out. Ids are numbers of lines."""
+        text = self._text()
+        start, stop = (len(text) * k // shard.num_shards for k in (shard.index, shard.index + 1))
 
-        def check(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            with tf.control_dependencies([tf.debugging.assert_equal(left == _END, right == _END, message)]):
-                return tf.identity(left), tf.identity(right)
+        def blocks() -> Iterator[tuple[list[int], list[bytes], list[bytes]]]:
+            numbered = zip(itertools.count(start), text.pairs(start, stop))
+            while block := list(itertools.islice(numbered, 1024)):
+                numbers, pairs = zip(*block, strict=True)
+                yield list(numbers), *map(list, zip(*pairs, strict=True))
 
-        pairs = tf.data.Dataset.zip(*lines).map(check).filter(lambda left, right: left != _END)
-        pairs = pairs.filter(lambda left, right: (tf.strings.length(left) > 0) & (tf.strings.length(right) > 0))
-        return pairs.enumerate().map(
-            lambda k, pair: {**_plain(*pair), "example_id": tf.strings.as_string(k)},
+        signature = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.string, tf.string))
+        pairs = tf.data.Dataset.from_generator(blocks, output_signature=signature).unbatch()
+        pairs = pairs.filter(lambda k, source, target: (source != "") & (target != ""))
+        return pairs.map(
+            as_written(lambda k, *pair: {**_plain(*pair), "example_id": tf.strings.as_string(k)}),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-
-_END = "\n"  # no line holds it
+    def _text(self) -> ParallelText:
+        assert self._mtdata is not None
+        return ParallelText(*self._mtdata)
 
 
 def _plain(source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -174,6 +183,7 @@ def mtdata_files(direction: str) -> tuple[pathlib.Path, pathlib.Path] | None:
 
 
 @seqio.map_over_dataset
+@as_written
 def prompted(row: dict[str, Any], renderer: Renderer, templates: int, source_language: str, target_language: str):
     """Inputs by one of the templates, chosen by the example's id."""
     fields = {

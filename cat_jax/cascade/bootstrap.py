@@ -1,8 +1,9 @@
 """Paired bootstrap over examples.
 
 A resample is a set of example weights: how often each example was drawn, with replacement, within its task, whose size
-stays fixed. Every model and objective is judged on the same resamples, so the interval of a difference is that of
-paired numbers (Efron and Tibshirani 1993; Koehn 2004 for corpus metrics).
+stays fixed. Rows that a metric looks at together, such as the answers to one question, are drawn together. Every model
+and objective is judged on the same resamples, so the interval of a difference is that of paired numbers (Efron and
+Tibshirani 1993; Koehn 2004 for corpus metrics).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _FEW = 5
 
 @dataclasses.dataclass(frozen=True)
 class Resamples:
-    """Reproducible resamples of tasks' examples: a function of the seed, the task's name and its size, no more.
+    """Reproducible resamples of tasks' examples: a function of the seed, the task's name and its clusters, no more.
 
     Attributes:
       count: how many.
@@ -32,33 +33,35 @@ class Resamples:
     count: int = 1000
     seed: int = 0
     dear: int = 100
-    _drawn: dict[tuple[str, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    _drawn: dict[tuple[str, int, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def used(self, dear: bool) -> int:
         """How many resamples there are for a metric that is, or is not, computed anew for each."""
         return min(self.count, self.dear) if dear else self.count
 
-    def blocks(self, tasks: Sequence[str], sizes: Sequence[int], dear: bool = False) -> Iterator[np.ndarray]:
+    def blocks(self, tasks: Sequence[str], clusters: Sequence[np.ndarray], dear: bool = False) -> Iterator[np.ndarray]:
         """Yields f64[N, R] weights of the examples of `tasks`, one task after the other; `used(dear)` columns in all.
 
-        Dear ones come a few at a time, so that progress can be told.
+        `clusters` are, by task, the numbers from 0 of what is drawn: of each example, or of several together. Dear ones
+        come a few at a time, so that progress can be told.
         """
         count = self.used(dear)
-        rows = _FEW if dear else max(1, BLOCK // sum(sizes))
-        drawn = [self._task(task, size) for task, size in zip(tasks, sizes, strict=True)] if count else []
+        rows = _FEW if dear else max(1, BLOCK // sum(map(len, clusters)))
+        drawn = [self._task(task, of_task) for task, of_task in zip(tasks, clusters, strict=True)] if count else []
         for start in range(0, count, rows):
             end = min(start + rows, count)
             yield np.concatenate([d[:, start:end] for d in drawn]).astype(np.float64)
 
-    def _task(self, task: str, size: int) -> np.ndarray:
-        """Uint8[size, count]: how often each example of a task is drawn in `size` draws."""
-        key = (task, size)
+    def _task(self, task: str, clusters: np.ndarray) -> np.ndarray:
+        """Uint8[N, count]: how often each example of a task is drawn, in as many draws as it has clusters."""
+        key = (task, len(clusters), zlib.crc32(np.ascontiguousarray(clusters).tobytes()))
         if key not in self._drawn:
+            size = int(clusters.max()) + 1
             generator = np.random.default_rng([self.seed, zlib.crc32(task.encode())])
             columns = np.empty((size, self.count), dtype=np.uint8)
             for column in range(self.count):
                 columns[:, column] = np.bincount(generator.integers(0, size, size), minlength=size)
-            self._drawn[key] = columns
+            self._drawn[key] = columns[clusters]
         return self._drawn[key]
 
     def seed_draws(self, seeds: int) -> np.ndarray:

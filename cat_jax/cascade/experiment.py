@@ -141,7 +141,12 @@ def _check(
 
 
 def _announce(inputs: Inputs, draws: Resamples) -> None:
-    """Says why the numbers of a metric that is a function take their time."""
+    """Says which tasks thresholds are not picked for, and why a metric that is a function takes its time."""
+    for split in inputs.pairs:
+        lacking = [task for task in inputs.tasks if task not in inputs.of_split(split).tasks]
+        if lacking:
+            words = "no model has a table of split %r of %s: thresholds are picked and tested without"
+            logger.warning(words, split, ", ".join(lacking))
     for task in inputs.functional_tasks:
         logger.info(
             "the metric of %s is computed anew for every mixture of answers: its intervals come from %d resamples, "

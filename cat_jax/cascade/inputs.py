@@ -12,6 +12,7 @@ from cat_jax.cascade.pairs import Pair, join, load_answers
 from cat_jax.cascade.quality import MetricFunction, score_scale
 from cat_jax.cascade.view import View, pool, pool_at_equal_rates, task_view
 from cat_jax.errors import UserError
+from cat_jax.table import table_path
 
 POOLED, EQUAL_RATES = "pooled", "equal_rates"
 
@@ -32,7 +33,7 @@ def task_scope(task: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """All joined tables. `pairs[split][student][task]`; `splits` names those that are there."""
+    """All joined tables, `pairs[split][student][task]`: of the first split all tasks, of others those that have it."""
 
     large: str
     students: tuple[Student, ...]
@@ -54,6 +55,11 @@ class Inputs:
         """The pooled scopes, if there are several tasks, then each task's."""
         pooled = (POOLED, EQUAL_RATES) if len(self.tasks) > 1 else ()
         return pooled + tuple(task_scope(task) for task in self.tasks)
+
+    def of_split(self, split: str) -> Inputs:
+        """The tasks that have tables of `split`, alone."""
+        there = self.pairs[split][self.students[0].name]
+        return dataclasses.replace(self, tasks=tuple(task for task in self.tasks if task in there))
 
     @property
     def functional_tasks(self) -> tuple[str, ...]:
@@ -90,7 +96,7 @@ def load_inputs(
       large: name of the large model.
       students: from each small model's name to its (objective, seed).
       tasks: their names.
-      splits: their names.
+      splits: their names. Every task has the first; one of which no model has a table of another lacks that split.
       functions: from a task to its metric, for tasks whose metric is neither a mean nor BLEU.
 
     Raises:
@@ -109,9 +115,13 @@ def load_inputs(
             )
     pairs: dict[str, dict[str, dict[str, Pair]]] = {split: {s.name: {} for s in named} for split in splits}
     scales = {}
+    models = [large, *students]
+    lacking = {split: tasks_without_tables(tables_dir, models, tasks, split) for split in splits[1:]}
     for task in tasks:
         scored = []
         for split in splits:
+            if task in lacking.get(split, ()):
+                continue
             teacher = load_answers(tables_dir, large, task, split)
             for student in named:
                 pair = join(load_answers(tables_dir, student.name, task, split), teacher)
@@ -119,3 +129,11 @@ def load_inputs(
                 scored += [pair.small, pair.large]
         scales[task] = score_scale(scored)
     return Inputs(large, named, tuple(tasks), pairs, scales, dict(functions or {}))
+
+
+def tasks_without_tables(
+    tables_dir: str | os.PathLike, models: Sequence[str], tasks: Sequence[str], split: str
+) -> list[str]:
+    """The tasks of whose `split` no model has a table; none if that is so of all, which is no property of a task."""
+    there = [task for task in tasks if any(table_path(tables_dir, m, task, split).exists() for m in models)]
+    return [task for task in tasks if task not in there] if there else []

@@ -72,7 +72,7 @@ def measure(views: Mapping[str, View], students: Sequence[Student], reading: Rea
     blocks, dear, done = [], first.quality.max_points is not None, 0
     count = resamples.used(dear)
     progress = Progress(f"cascade {' + '.join(first.tasks)}", count, "resamples") if dear and count else None
-    for weights in resamples.blocks(first.tasks, first.sizes, dear):
+    for weights in resamples.blocks(first.tasks, first.clusters, dear):
         drawn = {name: view.curve(weights) for name, view in views.items()}
         blocks.append(_draw(views, drawn, students, reading, weights))
         done += weights.shape[1]

@@ -60,7 +60,7 @@ def operating_points(
 def _resample(view: View, threshold: float, resamples: Resamples) -> dict[str, np.ndarray]:
     """f64[R] of each measure at a fixed threshold."""
     parts: dict[str, list[np.ndarray]] = {m: [np.empty(0)] for m in MEASURES}
-    for weights in resamples.blocks(view.tasks, view.sizes, dear=view.quality.max_points is not None):
+    for weights in resamples.blocks(view.tasks, view.clusters, dear=view.quality.max_points is not None):
         for name, values in apply(view, threshold, weights).items():
             parts[name].append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}

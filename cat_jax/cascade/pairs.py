@@ -67,6 +67,16 @@ class Pair:
         """How a merged output is scored: "mean", "bleu" or "function"."""
         return self.large.info.metric_kind
 
+    @property
+    def clusters(self) -> np.ndarray:
+        """i64[N]: the same number for rows of one `group`, such as a question's answers; else each row its own."""
+        if "group" not in self.large.table.column_names:
+            return np.arange(len(self))
+        groups = self.large.table.column("group").to_pylist()
+        named = [(i, "") if group is None else (-1, group) for i, group in enumerate(groups)]
+        numbers = {name: k for k, name in enumerate(dict.fromkeys(named))}
+        return np.array([numbers[name] for name in named], np.int64)
+
     def __len__(self) -> int:
         return len(self.large.table)
 

@@ -23,6 +23,7 @@ from cat_jax.errors import UserError
 def describe(inputs: Inputs, test_split: str, splits: Sequence[str]) -> dict[str, Any]:
     """What was compared: tasks, models, scopes."""
     first = inputs.students[0].name
+    there = {split: inputs.pairs[split][first] for split in splits}
     tasks, models = {}, {}
     for task in inputs.tasks:
         pair = inputs.pairs[test_split][first][task]
@@ -30,7 +31,7 @@ def describe(inputs: Inputs, test_split: str, splits: Sequence[str]) -> dict[str
             "metric": pair.large.info.metric,
             "metric_kind": pair.kind,
             "scale": inputs.scales[task],
-            "examples": {split: len(inputs.pairs[split][first][task]) for split in splits},
+            "examples": {split: len(pairs[task]) for split, pairs in there.items() if task in pairs},
         }
     for name, objective, seed in [
         (inputs.large, None, None),
@@ -111,9 +112,10 @@ def operation(
     draws: Resamples,
     level: float,
 ) -> dict[str, Any]:
-    """Thresholds, and sample rows at the first of them."""
+    """Thresholds, and sample rows at the first of them, of the tasks that have a validation split."""
     if validation_split is None or not targets:
-        return {"thresholds": {}, "samples": None}
+        return {"threshold_tasks": [], "thresholds": {}, "samples": None}
+    inputs = inputs.of_split(validation_split)
     validation, test = inputs.views(validation_split, rule), inputs.views(test_split, rule)
     thresholds = {
         scope: operating_points(validation[scope], test[scope], inputs.objectives, targets, draws, level)
@@ -124,15 +126,16 @@ def operation(
     areas = {s: float(validation[headline][s.name].curve().area()[0]) for s in inputs.students}
     best = max(areas, key=lambda s: areas[s])
     threshold = pick(validation[headline][best.name], targets[0])
+    found = {"threshold_tasks": list(inputs.tasks), "thresholds": thresholds}
     if threshold is None:
-        return {"thresholds": thresholds, "samples": None}
+        return {**found, "samples": None}
     rows = sample_rows(
-        inputs.pairs[test_split][best.name],
+        {task: inputs.pairs[test_split][best.name][task] for task in inputs.tasks},
         {task: test[task_scope(task)][best.name] for task in inputs.tasks},
         threshold,
     )
     samples = {"student": best.name, "objective": best.objective, "threshold": threshold, "words": targets[0].words()}
-    return {"thresholds": thresholds, "samples": {**samples, "rows": rows}}
+    return {**found, "samples": {**samples, "rows": rows}}
 
 
 def check_endpoints(inputs: Inputs, split: str, views: Mapping[str, Mapping[str, View]]) -> None:

@@ -26,7 +26,7 @@ class View:
     """
 
     tasks: tuple[str, ...]
-    sizes: tuple[int, ...]
+    clusters: tuple[np.ndarray, ...]  # i64 of each task's examples: equal numbers are resampled together
     confidence: np.ndarray  # f64[N] of the small model
     quality: Quality
     small_flops: np.ndarray  # f64[N]
@@ -36,6 +36,11 @@ class View:
 
     def __len__(self) -> int:
         return len(self.confidence)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of examples of each task."""
+        return tuple(map(len, self.clusters))
 
     def curve(self, weights: np.ndarray | None = None) -> Curve:
         """The deferral curve of the small model's confidence; f64[N, R] weights."""
@@ -77,7 +82,7 @@ def task_view(pair: Pair, rule: ConfidenceRule, scale: float = 1.0, function: Me
             small = large = None
     return View(
         tasks=(pair.task,),
-        sizes=(len(pair),),
+        clusters=(pair.clusters,),
         confidence=rule(pair.small.table),
         quality=task_quality(pair, scale, function),
         small_flops=pair.small.numbers("flops"),
@@ -89,13 +94,12 @@ def task_view(pair: Pair, rule: ConfidenceRule, scale: float = 1.0, function: Me
 
 def pool(views: Sequence[View]) -> View:
     """Several tasks under one threshold on the raw confidence: the cascade may route between tasks."""
-    sizes = tuple(size for v in views for size in v.sizes)
     small = [v.small_scores for v in views if v.small_scores is not None]
     large = [v.large_scores for v in views if v.large_scores is not None]
     scored = len(small) == len(large) == len(views)
     return View(
         tasks=tuple(task for v in views for task in v.tasks),
-        sizes=sizes,
+        clusters=tuple(clusters for v in views for clusters in v.clusters),
         confidence=np.concatenate([v.confidence for v in views]),
         quality=pool_quality([v.quality for v in views], [len(v) for v in views]),
         small_flops=np.concatenate([v.small_flops for v in views]),

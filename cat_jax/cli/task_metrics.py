@@ -38,7 +38,9 @@ class TaskMetrics:
 
         found = {}
         for task in tasks:
-            tables = {split: read_table(table_path(tables_dir, model, task, split))[1] for split in splits}
+            # A mixture's tasks need not all have a validation split: the cascade says which tables are missing.
+            paths = {split: table_path(tables_dir, model, task, split) for split in splits}
+            tables = {split: read_table(path)[1] for split, path in paths.items() if path.exists()}
             if any(info.metric_kind == "function" for info in tables.values()):
                 found[task] = _TaskFunction({split: self._metric(info) for split, info in tables.items()})
         return found

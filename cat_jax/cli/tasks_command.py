@@ -68,7 +68,11 @@ def main(argv: Sequence[str]) -> int:
         tasks = [name for name, item in shown.items() if "tasks" not in item]
         if not tasks:
             raise UserError(f"{', '.join(shown)} are mixtures", "name a task to see rows of")
-        rows = {name: task_rows.rows(name, args.split, args.examples, lengths) for name in tasks}
+        for name in _not_at_hand(shown, tasks):
+            logger.info("%s: no rows, its data is not on this machine; name it alone to have it fetched", name)
+            tasks.remove(name)
+        splits = {name: args.split or _split_at_hand(shown[name]) for name in tasks}
+        rows = {name: task_rows.rows(name, splits[name], args.examples, lengths) for name in tasks}
     if args.json == "-":
         print(json.dumps(_with_rows(shown, rows), indent=2, ensure_ascii=False))
         return 0
@@ -76,6 +80,16 @@ def main(argv: Sequence[str]) -> int:
     if args.json:
         write_json(args.json, _with_rows(shown, rows))
     return 0
+
+
+def _not_at_hand(shown: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    """Of several tasks those that a look at their rows would fetch; one that is named alone may be fetched."""
+    return [name for name in tasks if len(tasks) > 1 and shown[name].get("at_hand") is False]
+
+
+def _split_at_hand(item: Mapping[str, Any]) -> str | None:
+    """The first split with rows on this machine; None where nobody knows."""
+    return next((split for split, count in item.get("rows", {}).items() if count), None)
 
 
 def _parser() -> Parser:
@@ -94,7 +108,7 @@ def _parser() -> Parser:
         help="a module that registers tasks; repeatable (default: those that come with cat-jax)",
     )
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="show N rows of each task")
-    parser.add_argument("--split", help="the split to show rows of (default: the first)")
+    parser.add_argument("--split", help="the split to show rows of (default: the first that is here)")
     parser.add_argument(
         "--lengths",
         default="{'inputs': 512, 'targets': 128}",

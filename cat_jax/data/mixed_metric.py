@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cat_jax.data import seqio_task
 from cat_jax.data.scoring import Measure, OptionScores, as_numpy, measures
@@ -30,11 +32,13 @@ class MixedMetric:
     def __init__(self, store: ExampleStore, metric: str):
         self._store, self._name = store, metric
         self._task = seqio_task.get_task(store.task)
-        self._examples, self._index = [], {}
+        self._examples: list[Mapping[str, Any]] = []
+        self._index: dict[str, int] = {}
         store.require_texts()
         for index, example in enumerate(store):
             self._examples.append(as_numpy(example.raw or {}))
             self._index[example.example_id] = index
+        self._count = len(self._examples)
         self._owner: Measure | None = None
         self._warned: set[str] = set()
 
@@ -49,7 +53,7 @@ class MixedMetric:
         Raises:
           UserError: the task has no such metric, or it fails on the very first output.
         """
-        indices = [self._index[example_id] for example_id in ids]
+        indices = self._apart([self._index[example_id] for example_id in ids])
         if self._owner is None:
             self._owner = self._find(indices, predictions, option_scores)
         try:
@@ -57,6 +61,25 @@ class MixedMetric:
         except Exception as e:  # a metric need not be defined on every resample
             self._warn(f"{type(e).__name__}: {e}")
             return float("nan")
+
+    def _apart(self, indices: Sequence[int]) -> list[int]:
+        """Indices of which a repetition names a copy of its own, if the metric looks at groups of examples.
+
+        A question that a resample has drawn twice counts as two, not as one with twice the answers.
+        """
+        if not any("group" in example for example in self._examples[: self._count]):
+            return list(indices)
+        seen: collections.Counter[int] = collections.Counter()
+        found = []
+        for index in indices:
+            found.append(index + seen[index] * self._count)
+            seen[index] += 1
+        while len(self._examples) < max(seen.values()) * self._count:
+            copy = len(self._examples) // self._count
+            originals = self._examples[: self._count]
+            self._examples += [{**e, "group": b"%s (%d)" % (_bytes(e.get("group", "")), copy)} for e in originals]
+            self._owner = None
+        return found
 
     def _find(self, indices: Sequence[int], predictions: Sequence[str], option_scores: OptionScores) -> Measure:
         """The task's function that gives the metric."""
@@ -76,3 +99,7 @@ class MixedMetric:
         if reason not in self._warned:
             self._warned.add(reason)
             logger.warning("%s of %s is not defined on some outputs (%s)", self._name, self._task.name, reason)
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -53,6 +53,7 @@ def write_answers(job: Job, answers: pa.Table, config: Any, keep_fields: Sequenc
         "options": [raw[FIELD] for raw in raws] if job.mode == "score" else [None] * len(examples),
         "flops": _flops(config, lengths["input"], answers, job.settings),
         **_columns(scored, len(examples)),
+        "group": groups(raws),
         "fields": kept(raws, keep_fields),
         **{name: answers[name].combine_chunks() for name in _COPIED},
     }
@@ -77,7 +78,7 @@ def rescore(job: Job, keep_fields: Sequence[str] = ()) -> None:
     rows = {name: table[name].combine_chunks() for name in table.column_names}
     ordered = [raws[name] for name in table["example_id"].to_pylist()]
     scored = _score(job, table["prediction"].to_pylist(), ordered, table["option_scores"])
-    rows |= _columns(scored, len(table))
+    rows |= {**_columns(scored, len(table)), "group": groups(ordered)}
     if keep_fields:
         rows["fields"] = kept(ordered, keep_fields)
     write_table(job.path, rows, dataclasses.replace(info, **_stated(scored)))
@@ -92,6 +93,15 @@ def kept(raws: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | 
     """
     found = [{name: raw[name] for name in names if name in raw} for raw in raws]
     return [json.dumps(fields, ensure_ascii=False) if fields else None for fields in found]
+
+
+def groups(raws: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Of each example the raw field `group`, for metrics of several rows together; None where it has none.
+
+    >>> groups([{"group": "7-2"}, {"group": 3}, {}])
+    ['7-2', '3', None]
+    """
+    return [None if raw.get("group") is None else str(raw["group"]) for raw in raws]
 
 
 def _score(job: Job, predictions: Sequence[str], raws: Sequence[dict[str, Any]], option_scores: Any) -> Scored:

@@ -131,7 +131,8 @@ def made_of(results: dict[str, Any]) -> str:
 def threshold_table(results: dict[str, Any]) -> str:
     """Thresholds of the headline scope: picked on validation, what they do on test."""
     rows = []
-    for row in results["thresholds"].get(results["headline_scope"], []):
+    scope = next(iter(results["thresholds"]), "")
+    for row in results["thresholds"].get(scope, []):
         thresholds = " / ".join(_threshold(t) for t in row["thresholds"].values())
         cells = [Cell(prose(row["words"])), text(row["objective"]), number(thresholds)]
         for name in ("rate", "quality", "flops"):
@@ -146,8 +147,10 @@ def threshold_table(results: dict[str, Any]) -> str:
     head = ["Target", "Objective", "Threshold by seed"]
     head += [f"{label}, {split}" for label in ("Deferred", "Quality") for split in (validation, test)]
     head.append(f"FLOPs / large, {test}")
+    lacking = [task for task in tasks(results) if task not in results["threshold_tasks"]]
+    without = escape(f", without {', '.join(lacking)}, of which there is no {validation}") if lacking else ""
     caption = (
-        f"{escape(scope_title(results['headline_scope']))}. Confidences below the threshold are deferred. It is picked "
+        f"{escape(scope_title(scope))}{without}. Confidences below the threshold are deferred. It is picked "
         f"on {escape(validation)} to meet the target there, then held fixed; the columns of {escape(test)} say what it "
         "does."
     )

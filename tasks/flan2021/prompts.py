@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from cat_jax_tasks.catalog import Entry
 from cat_jax_tasks.templates import Renderer, Template
-from cat_jax_tasks.tfds_source import ORIGIN
+from cat_jax_tasks.tfds_source import ORIGIN, as_written
 
 OPTIONS = "OPTIONS:\n- "
 LISTS = ("options", "answers")
@@ -42,7 +42,7 @@ class Prompts:
         self._name = entry.name
 
     def __call__(self, rows: tf.data.Dataset) -> tf.data.Dataset:
-        examples = rows.map(self.example, num_parallel_calls=tf.data.AUTOTUNE)
+        examples = rows.map(as_written(self.example), num_parallel_calls=tf.data.AUTOTUNE)
         return examples.filter(lambda example: (example["answer"] != "") & (example["targets"] != "")).map(
             lambda example: {name: value for name, value in example.items() if name != "answer"}
         )
@@ -55,7 +55,7 @@ class Prompts:
         """
         fields = dict(self._view({name: value for name, value in row.items() if name not in ORIGIN}))
         lists = {name: fields.pop(name) for name in LISTS if name in fields}
-        group = fields.pop("group", None)
+        group, content = fields.pop("group", None), fields.pop("content", row["content"])
         if self._is_ranked:
             fields["options"] = tf.strings.join([OPTIONS, tf.strings.reduce_join(lists["options"], separator="\n- ")])
         count = tf.where(row["split"] == "train", len(self.templates), self.straight)
@@ -70,7 +70,7 @@ class Prompts:
             "targets": targets,
             "answer": fields["answer"],
             "template": tf.cast(which, tf.int32),
-            "content": row["content"],
+            "content": content,
         }
         if group is not None:
             found["group"] = group

@@ -135,7 +135,7 @@ def view(confidence, small, large, small_flops=1.0, large_flops=10.0, task="t"):
     count = len(small)
     return View(
         tasks=(task,),
-        sizes=(count,),
+        clusters=(np.arange(count),),
         confidence=np.asarray(confidence, float),
         quality=SumQuality(small[:, None], large[:, None], mean_value),
         small_flops=np.broadcast_to(np.asarray(small_flops, float), count).copy(),

@@ -11,7 +11,7 @@ from cat_jax.cascade.measure import Reading, measure
 
 def weights(resamples, *tasks):
     names, sizes = zip(*tasks, strict=True)
-    return np.concatenate(list(resamples.blocks(names, sizes)), axis=1)
+    return np.concatenate(list(resamples.blocks(names, list(map(np.arange, sizes)))), axis=1)
 
 
 def test_a_resample_draws_as_many_examples_as_there_are():
@@ -32,7 +32,7 @@ def test_draws_depend_on_the_seed_and_on_the_task_alone():
 def test_blocks_are_pieces_of_the_same_draws(monkeypatch):
     whole = weights(Resamples(20, 0), ("a", 30))
     monkeypatch.setattr("cat_jax.cascade.bootstrap.BLOCK", 100)
-    pieces = list(Resamples(20, 0).blocks(["a"], [30]))
+    pieces = list(Resamples(20, 0).blocks(["a"], [np.arange(30)]))
     assert len(pieces) == 7
     assert np.array_equal(np.concatenate(pieces, axis=1), whole)
 
@@ -40,11 +40,23 @@ def test_blocks_are_pieces_of_the_same_draws(monkeypatch):
 def test_dear_resamples_are_the_first_of_all():
     draws = Resamples(20, 0, dear=12)
     whole = weights(draws, ("a", 30))
-    pieces = list(draws.blocks(["a"], [30], dear=True))
+    pieces = list(draws.blocks(["a"], [np.arange(30)], dear=True))
     assert np.array_equal(np.concatenate(pieces, axis=1), whole[:, :12])
     assert max(piece.shape[1] for piece in pieces) < 12, "a few at a time"
     assert (Resamples(5, 0, dear=12).used(dear=True), draws.used(dear=True), draws.used(dear=False)) == (5, 12, 20)
-    assert list(Resamples(20, 0, dear=0).blocks(["a"], [30], dear=True)) == []
+    assert list(Resamples(20, 0, dear=0).blocks(["a"], [np.arange(30)], dear=True)) == []
+
+
+def test_rows_of_a_cluster_are_drawn_together():
+    clusters = np.array([0, 0, 0, 1, 2, 2, 3, 4])
+    [drawn] = Resamples(200, 0).blocks(["a"], [clusters])
+    assert drawn.shape == (8, 200)
+    for cluster in range(5):
+        rows = drawn[clusters == cluster]
+        assert (rows == rows[0]).all()
+    firsts = drawn[[0, 3, 4, 6, 7]]
+    assert (firsts.sum(axis=0) == 5).all(), "as many draws as clusters"
+    assert np.array_equal(firsts, weights(Resamples(200, 0), ("a", 5))), "the draws of five examples"
 
 
 def test_intervals_cover_at_their_level():

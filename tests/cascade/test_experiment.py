@@ -1,6 +1,7 @@
 """The whole of `cascade`: from tables to results.json, and what it says about bad input."""
 
 import json
+import shutil
 
 import cascade_tables
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from cat_jax.cascade.experiment import cascade, jsonable
 from cat_jax.errors import UserError
+from cat_jax.report.files import write_report
 from cat_jax.table import read_table, table_path
 
 
@@ -117,6 +119,34 @@ def test_thresholds_meet_their_targets_on_validation(made):
         low, high = row["test"]["rate"]["interval"]
         assert low <= row["test"]["rate"]["mean"] <= high
     assert set(large) == {"pooled", *(f"task:{t}" for t in cascade_tables.TASKS)}
+
+
+def test_a_task_without_validation_is_left_out_of_thresholds_alone(made, tmp_path, caplog):
+    root, arguments, results = made
+    shutil.copytree(root / "tables", tmp_path / "tables")
+    for path in (tmp_path / "tables").glob("*/speak_de.validation.parquet"):
+        path.unlink()
+    changed = {"tables_dir": tmp_path / "tables", "resamples": 20}
+    found = cascade(output_dir=tmp_path / "out", **arguments | changed)
+    rest = [task for task in arguments["tasks"] if task != "speak_de"]
+    assert found["threshold_tasks"] == rest
+    assert set(found["thresholds"]) == {"pooled", *(f"task:{task}" for task in rest)}
+    assert {row["task"] for row in found["samples"]["rows"]} == set(rest)
+    assert "no model has a table of split 'validation' of speak_de" in caplog.text
+    assert found["tasks"]["speak_de"]["examples"] == {"test": 60}
+    assert set(found["summary"]) == set(results["summary"]), "the curves are of all tasks"
+    alone = cascade(output_dir=tmp_path / "alone", **arguments | changed | {"tasks": rest})
+    assert found["thresholds"] == alone["thresholds"]
+    page = write_report(found, tmp_path / "report").report_path.read_text()
+    assert "without speak_de, of which there is no validation" in page
+
+
+def test_a_table_that_one_model_lacks_is_missed(made, tmp_path):
+    root, arguments, _ = made
+    shutil.copytree(root / "tables", tmp_path / "tables")
+    table_path(tmp_path / "tables", "dist-1", "speak_de", "validation").unlink()
+    with pytest.raises(UserError, match=r"dist-1.speak_de\.validation\.parquet"):
+        cascade(output_dir=tmp_path / "out", **arguments | {"tables_dir": tmp_path / "tables"})
 
 
 def test_samples_say_who_answered(made):

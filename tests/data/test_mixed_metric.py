@@ -48,6 +48,15 @@ def test_rows_come_in_any_order_and_number(tmp_path):
         assert expected > 0
 
 
+def test_a_group_that_is_drawn_twice_counts_twice(tmp_path):
+    raws = [{"targets_pretokenized": str(k), "group": "ab"[k > 1]} for k in range(4)]
+    right = metric(tmp_path, "toy_groups", "whole_groups", raws)
+    assert right(["id 0", "id 1", "id 2", "id 3"], ["0", "1", "2", "no"]) == 50
+    ids, answers = ["id 0", "id 1", "id 2", "id 3"], ["0", "1", "2", "no"]
+    assert right(ids + ids[:2] * 2, answers + answers[:2] * 2) == 75, "a, a, a and b"
+    assert right(ids[2:] * 3 + ids[:2], answers[2:] * 3 + answers[:2]) == 25
+
+
 def test_a_metric_of_scores_takes_those_of_the_rows(tmp_path):
     mean = metric(tmp_path, "toy_metrics", "mean_score")
     ids = [f"id {k}" for k in range(20)]

@@ -155,4 +155,18 @@ def picky(targets, predictions):
 
 
 add("toy_picky", metric_fns=[picky])
+
+
+def with_group(output, example=None, is_target=False):
+    return (output, example["group"].decode()) if is_target else output
+
+
+def whole_groups(targets, predictions):
+    groups = {}
+    for (text, group), prediction in zip(targets, predictions, strict=True):
+        groups[group] = groups.get(group, True) and text == prediction
+    return {"whole_groups": 100.0 * sum(groups.values()) / len(groups)}
+
+
+add("toy_groups", metric_fns=[whole_groups], postprocess_fn=with_group)
 add("toy_failing", metric_fns=[lambda targets, predictions: {"x": 1 / 0}])

@@ -112,6 +112,24 @@ def test_rows_are_shown_with_what_lengths_would_cut(run, data):
     assert done.stdout.count("      cb hypothesis: ") == 2
 
 
+def test_of_several_tasks_none_is_fetched(run, data):
+    done = run("flan2021_p[ia]*", "--examples", "1")
+    assert done.returncode == 0, done.stderr
+    assert "flan2021_piqa" in done.stdout
+    assert "\n  test:\n    inputs of the first 1,000 rows: " in done.stdout, "the split that is here"
+    assert "flan2021_paws_wiki: no rows, its data is not on this machine; name it alone" in done.stderr
+
+
+def test_what_is_at_hand_has_the_splits_that_are_here(data):
+    mixture = seqio.MixtureRegistry.get("at_hand")
+    rows = {entry.name: entry.rows() for entry in catalog.entries()}
+    assert len(mixture.tasks) > 40
+    for task in mixture.tasks:
+        assert set(task.splits) == {split for split, count in rows[task.name].items() if count is not None}, task.name
+    assert "validation" not in next(task.splits for task in mixture.tasks if task.name == "wmt22_en_de")
+    assert "validation" in seqio.TaskRegistry.get("wmt22_en_de").splits
+
+
 def test_overlap_of_two_phrasings_of_one_data_set(run, data, tmp_path):
     """FLAN's validation split of CB is a part of SuperGLUE's training split, with other prompts."""
     file = tmp_path / "overlap.json"

@@ -102,16 +102,29 @@ def test_training_pairs_come_from_mtdatas_files(fetched):
     assert made == [(b"one", b"eins"), (b"three", b"drei"), (b"four", b"vier")]
 
 
+def test_shards_of_the_files_hold_every_pair_once(fetched):
+    source = wmt22.Wmt22Source("en-de")
+    parts = [seqio.ShardInfo(index, 3) for index in range(3)]
+    found = [row for part in parts for row in source.get_dataset("train", shard_info=part).as_numpy_iterator()]
+    assert [(row["example_id"], row["target"]) for row in found] == [(b"0", b"eins"), (b"2", b"drei"), (b"3", b"vier")]
+
+
 def test_files_of_different_lengths_are_refused(fetched):
     (fetched / "train.eng").write_text("one\ntwo\nthree\n")
-    with pytest.raises(Exception, match=r"train.eng and .*train.deu have different numbers of lines"):
-        list(wmt22.Wmt22Source("en-de").get_dataset("train"))
+    with pytest.raises(ValueError, match=r"train.eng and .*train.deu have different numbers of lines"):
+        wmt22.Wmt22Source("en-de").num_input_examples("train")
 
 
 def test_a_direction_without_training_data_is_for_evaluation_only(monkeypatch):
     monkeypatch.delenv("WMT22_MTDATA_DIR", raising=False)
     assert wmt22.Wmt22Source("liv-en").splits == ("test",)
     assert wmt22.Wmt22Source("en-ja").splits == ("validation", "test")
+
+
+def test_of_a_direction_only_some_splits_may_be_asked_for(fetched):
+    source = wmt22.Wmt22Source("en-de").only(["test", "train"])
+    assert source.splits == ("train", "test")
+    assert len(list(source.get_dataset("train"))) == 3
 
 
 def test_a_test_set_that_is_not_there_is_named(data, monkeypatch):
