@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
             for split, found in splits.items():
                 path = metrics_path(arguments["output_dir"], model, arguments["mixture_or_task"], split)
                 save_configuration(path.parent, command, path.name.removesuffix(".metrics.json"))
-                averages = ", ".join(f"{name} {value:.4g}" for name, value in found["average"]["metrics"].items())
+                shared = found["average"]["metrics"] or {"mean of all tasks": found["average"]["headline"]}
+                averages = ", ".join(f"{name} {value:.4g}" for name, value in shared.items())
                 logger.info("%s on %s: %s", model, split, averages)
     return 0
