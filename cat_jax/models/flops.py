@@ -11,7 +11,11 @@ from cat_jax.types import Count, ModelConfig
 
 
 def train_flops(
-    config: ModelConfig, input_length: Count, target_length: Count, teacher: ModelConfig | None = None
+    config: ModelConfig,
+    input_length: Count,
+    target_length: Count,
+    teacher: ModelConfig | None = None,
+    trained: float = 1.0,
 ) -> Count:
     """FLOPs of one example's training step: a forward and a backward pass, which counts twice.
 
@@ -22,8 +26,9 @@ def train_flops(
         input_length: positions of the inputs, padding included.
         target_length: positions of the targets, padding included.
         teacher: a teacher that runs forward in the same step.
+        trained: share of the parameters that have a gradient: half of the backward pass makes it.
     """
-    flops = 3.0 * config.forward_flops(input_length, target_length)
+    flops = (2.0 + trained) * config.forward_flops(input_length, target_length)
     return flops if teacher is None else flops + teacher.forward_flops(input_length, target_length)
 
 

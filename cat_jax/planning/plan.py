@@ -23,7 +23,7 @@ from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.planning.estimate import assumptions, estimate
 from cat_jax.planning.proposal import Proposal, propose, propose_teach
-from cat_jax.planning.steps import Compiled, TrainCase, decode_step, teach_step, train_step
+from cat_jax.planning.steps import Compiled, TrainCase, decode_step, teach_step, train_step, trained_share_of
 from cat_jax.planning.topology import Topology
 from cat_jax.teacher.layout import SignalLayout, SparseLayout
 from cat_jax.teacher.live import LiveTeacher
@@ -49,6 +49,7 @@ def plan(
     mesh: MeshConfig = _MESH,
     axis_rules: AxisRules | None = None,
     num_microbatches: int = 1,
+    frozen: Sequence[str] = (),
     steps: Sequence[str] = STEPS,
     teach_mesh: MeshConfig = _MESH,
     teach_dtype: str = "float32",
@@ -73,6 +74,7 @@ def plan(
       mesh: how devices share batch, parameters and layers.
       axis_rules: of the student's parameters; None for the default rules.
       num_microbatches: parts of a batch.
+      frozen: parameters that stay as they are, see `train`.
       steps: which of `STEPS` to compile; "teach" needs a teacher's configuration.
       teach_mesh: of one host while teaching; one that is not of a host's chips counts as none: a copy on each chip.
       teach_dtype: of the teacher while teaching.
@@ -119,6 +121,7 @@ def plan(
         pack=train_dataset.pack,
         num_tasks=num_tasks,
         num_microbatches=num_microbatches,
+        frozen=frozen,
         rules=DEFAULT_RULES if axis_rules is None else axis_rules,
         teacher_rules=DEFAULT_RULES if live is None or live.axis_rules is None else live.axis_rules,
     )
@@ -165,7 +168,9 @@ class _Job:
     def train(self, suggest: bool) -> dict[str, Any]:
         case, memory = self.case, self.where.chip.memory
         inputs, targets = self._lengths()
-        flops = case.batch_size * float(train_flops(case.model, inputs, targets, case.teacher))
+        flops = case.batch_size * float(
+            train_flops(case.model, inputs, targets, case.teacher, trained_share_of(case, self.mesh))
+        )
         compiled = train_step(case, self.mesh)
         found = self._describe(compiled, flops, self.mesh.size)
         if found["fits"] or not suggest:

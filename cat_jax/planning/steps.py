@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +20,13 @@ from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import generation_program
 from cat_jax.losses.objective import Objective
 from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, num_row_shards
+from cat_jax.parallel.names import flatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.planning.flops import traced_flops
 from cat_jax.planning.hlo import HloProgram
 from cat_jax.teacher.forward import make_step
 from cat_jax.teacher.layout import SignalLayout
+from cat_jax.train.frozen import frozen_names, trained_share
 from cat_jax.train.optimizer import OptimizerConfig
 from cat_jax.train.program import TeacherProgram, build_program
 from cat_jax.types import Batch, ModelConfig, TeacherSignal
@@ -67,6 +69,7 @@ class TrainCase:
       pack: whether rows are packed.
       num_tasks: of the mixture.
       num_microbatches: parts of a batch, one after the other.
+      frozen: parameters that stay as they are, see `train`.
       rules: of the student's parameters.
       teacher_rules: of the teacher's.
     """
@@ -81,6 +84,7 @@ class TrainCase:
     pack: bool = False
     num_tasks: int = 1
     num_microbatches: int = 1
+    frozen: Sequence[str] = ()
     rules: AxisRules = DEFAULT_RULES
     teacher_rules: AxisRules = DEFAULT_RULES
 
@@ -100,6 +104,12 @@ def state_bytes(case: TrainCase, mesh: Mesh) -> int:
     return sum(train_arguments(case, mesh)[2].values())
 
 
+def trained_share_of(case: TrainCase, mesh: Mesh) -> float:
+    """Share of the student's parameters that have a gradient."""
+    named = flatten_names(abstract_model(case.model, mesh, case.rules)[1])
+    return trained_share(named, frozen_names(named, case.frozen).__contains__)
+
+
 def train_arguments(case: TrainCase, mesh: Mesh) -> tuple[Any, tuple[Any, ...], dict[str, int]]:
     """(the jitted step, its abstract arguments, their bytes on a chip by part)."""
     program = build_program(
@@ -110,6 +120,7 @@ def train_arguments(case: TrainCase, mesh: Mesh) -> tuple[Any, tuple[Any, ...], 
         rules=case.rules,
         num_tasks=case.num_tasks,
         num_microbatches=case.num_microbatches,
+        frozen=case.frozen,
         teacher=None if case.teacher is None else _teacher_program(case.teacher, mesh, case.teacher_rules),
     )
     batch = abstract_batch(case.model, case.feature_lengths, case.batch_size, case.pack, mesh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ def train(
     eval_dataset: DatasetConfig | None = None,
     teacher: Teacher | None = None,
     optimizer: OptimizerConfig = _OPTIMIZER,
+    frozen: Sequence[str] = (),
     mesh: MeshConfig = _MESH,
     axis_rules: AxisRules | None = None,
     num_microbatches: int = 1,
@@ -67,6 +69,8 @@ def train(
       eval_dataset: what is measured every `eval_period` steps and at the end; None measures nothing.
       teacher: a live or a stored teacher; required where the objective needs one, otherwise for the metrics alone.
       optimizer: AdamW or Adafactor.
+      frozen: regular expressions; parameters in whose names one is found stay as they are, without gradient and
+        optimizer state.
       mesh: how devices share batch, parameters and layers.
       axis_rules: from logical axes to mesh axes; None is `parallel.rules.DEFAULT_RULES`.
       num_microbatches: parts of a batch that are computed one after the other to save memory.
@@ -103,6 +107,7 @@ def train(
         "teacher": describe_teacher(teacher, signals),
         "seed": seed,
         "fine_tuned": initial_checkpoint_path is not None,
+        "frozen": list(frozen) or None,
     }
     vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
     if eval_dataset is not None:
@@ -119,11 +124,12 @@ def train(
             num_tasks=len(data.task_names),
             num_microbatches=num_microbatches,
             teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params, str(loaded.identity)),
+            frozen=frozen,
         )
         evaluator = None
         if eval_dataset is not None:
             evaluator = Evaluator(program, model, objective, eval_dataset, teacher, eval_batches)
-        flops = _flops_per_step(model, train_dataset, loaded)
+        flops = _flops_per_step(model, train_dataset, loaded, program.trained)
         return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
 
 
@@ -152,7 +158,7 @@ def _check_plan(plan: Plan, num_microbatches: int, eval_batches: int | None, eva
         raise UserError("CheckpointConfig.keep_best needs evaluations", "set train.eval_dataset, or keep_best = False")
 
 
-def _flops_per_step(model: ModelConfig, dataset: DatasetConfig, teacher: LoadedTeacher | None) -> float:
-    lengths = dataset.feature_lengths
-    teacher_config = None if teacher is None else teacher.config
-    return dataset.batch_size * float(train_flops(model, lengths.get("inputs", 0), lengths["targets"], teacher_config))
+def _flops_per_step(model: ModelConfig, dataset: DatasetConfig, teacher: LoadedTeacher | None, trained: float) -> float:
+    inputs, targets = dataset.feature_lengths.get("inputs", 0), dataset.feature_lengths["targets"]
+    of_example = train_flops(model, inputs, targets, None if teacher is None else teacher.config, trained)
+    return dataset.batch_size * float(of_example)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from cat_jax.parallel.batches import ROW_AXES, VOCAB_AXIS, batch_sharding, repli
 from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.train.eval_step import make_eval_step
+from cat_jax.train.frozen import IsFrozen, frozen_names, trained_share
 from cat_jax.train.optimizer import OptimizerConfig, learning_rate_at
 from cat_jax.train.packed import PackedMetrics
 from cat_jax.train.state import Params, TrainState, new_state, place_state
@@ -62,6 +63,7 @@ class TrainProgram:
         `PackedMetrics` of sums.
       teacher_leaves: the teacher's parameters as the steps take them; empty without a live teacher.
       teacher_name: for messages; empty without a live teacher.
+      trained: share of the parameters that an update changes.
     """
 
     mesh: Mesh
@@ -72,6 +74,7 @@ class TrainProgram:
     evaluator: Callable[[Objective, int], Any]
     teacher_leaves: list[Any]
     teacher_name: str = ""
+    trained: float = 1.0
 
 
 def build_program(
@@ -85,6 +88,7 @@ def build_program(
     num_microbatches: int = 1,
     teacher: TeacherProgram | None = None,
     head: LossHead | None = None,
+    frozen: Sequence[str] = (),
 ) -> TrainProgram:
     """Everything that is to be compiled for a run.
 
@@ -98,9 +102,10 @@ def build_program(
       num_microbatches: see `make_train_step`.
       teacher: a live teacher; None where the signal is stored or there is none.
       head: makes losses and gradients of hidden states; None for a `FusedHead` on `mesh`.
+      frozen: regular expressions; parameters in whose names one is found stay as they are.
 
     Raises:
-      UserError: the rules do not fit the model or the mesh.
+      UserError: the rules do not fit the model or the mesh, or `frozen` the model's parameters.
     """
     graphdef, abstract = abstract_model(model, mesh, rules)
     axes = axes_by_name(abstract)
@@ -111,8 +116,9 @@ def build_program(
     def apply(params: Params, batch: Batch, dropout_key: Array | None) -> ModelOutput:
         return nnx.merge(graphdef, unflatten_names(abstract, params))(batch, dropout_key=dropout_key)
 
-    init, init_from = _initialisers(model, transform)
     named = flatten_names(abstract)
+    is_frozen = frozen_names(named, frozen).__contains__
+    init, init_from = _initialisers(model, transform, is_frozen)
     shapes = jax.eval_shape(init, 0)
     state = place_state(shapes, {name: p.sharding for name, p in named.items()}, mesh, axes)
     placed = jax.tree.map(lambda x: x.sharding, state)
@@ -125,8 +131,9 @@ def build_program(
         num_tasks=num_tasks,
         num_microbatches=num_microbatches,
         head=head,
+        is_frozen=is_frozen,
     )
-    frozen = [leaf.sharding for leaf in leaves]
+    of_teacher = [leaf.sharding for leaf in leaves]
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
 
     def step(*args: Any) -> tuple[TrainState, PackedMetrics]:
@@ -141,7 +148,7 @@ def build_program(
             with rows_over(mesh):
                 return PackedMetrics.pack(eval_step(*args))
 
-        return jax.jit(evaluate, in_shardings=(placed.params, frozen, rows, rows), out_shardings=everywhere)
+        return jax.jit(evaluate, in_shardings=(placed.params, of_teacher, rows, rows), out_shardings=everywhere)
 
     return TrainProgram(
         mesh=mesh,
@@ -149,22 +156,23 @@ def build_program(
         init=jax.jit(init, out_shardings=placed),
         init_from=jax.jit(init_from, out_shardings=placed, donate_argnums=0),
         step=jax.jit(
-            step, in_shardings=(placed, frozen, rows, rows), out_shardings=(placed, everywhere), donate_argnums=0
+            step, in_shardings=(placed, of_teacher, rows, rows), out_shardings=(placed, everywhere), donate_argnums=0
         ),
         evaluator=evaluator,
         teacher_leaves=leaves,
         teacher_name="" if teacher is None else teacher.name,
+        trained=trained_share(named, is_frozen),
     )
 
 
-def _initialisers(model: ModelConfig, transform: optax.GradientTransformation) -> tuple[Any, Any]:
+def _initialisers(model: ModelConfig, transform: optax.GradientTransformation, is_frozen: IsFrozen) -> tuple[Any, Any]:
     """(seed) -> a new state, and (parameters by name, seed) -> the state around them."""
 
     def init(seed: Array) -> TrainState:
-        return new_state(flatten_names(nnx.state(model.build(jax.random.key(seed)))), transform, seed)
+        return new_state(flatten_names(nnx.state(model.build(jax.random.key(seed)))), transform, seed, is_frozen)
 
     def init_from(params: Params, seed: Array) -> TrainState:
-        return new_state(params, transform, seed)
+        return new_state(params, transform, seed, is_frozen)
 
     return init, init_from
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cat_jax.parallel.batches import replicated
 from cat_jax.parallel.names import flatten_names, unflatten_names
+from cat_jax.train.frozen import IsFrozen, nothing, separate
 from cat_jax.train.matrices import ParameterAxes, joined_shape, joined_sharding
 
 Params = dict[str, jax.Array]
@@ -34,10 +35,13 @@ class TrainState:
     key: jax.Array  # u32[...], the data of a typed key
 
 
-def new_state(params: Params, optimizer: optax.GradientTransformation, seed: jax.Array | int) -> TrainState:
+def new_state(
+    params: Params, optimizer: optax.GradientTransformation, seed: jax.Array | int, is_frozen: IsFrozen = nothing
+) -> TrainState:
     """The state before the first update."""
     key = jax.random.key_data(jax.random.key(seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+    trained, _ = separate(params, is_frozen)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), key)
 
 
 def place_state(

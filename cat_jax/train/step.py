@@ -12,6 +12,7 @@ import optax
 from cat_jax.losses.objective import Objective, divide
 from cat_jax.losses.terms import LossHead
 from cat_jax.teacher.finite import finite
+from cat_jax.train.frozen import IsFrozen, nothing, separate
 from cat_jax.train.state import Params, TrainState
 from cat_jax.types import Array, Batch, LossOutput, ModelOutput, TeacherSignal
 
@@ -45,6 +46,7 @@ def make_train_step(
     num_tasks: int = 1,
     num_microbatches: int = 1,
     head: LossHead | None = None,
+    is_frozen: IsFrozen = nothing,
 ) -> TrainStep:
     """A pure function (state, teacher's parameters, batch, stored signal) -> (next state, metrics).
 
@@ -58,10 +60,12 @@ def make_train_step(
       num_microbatches: into how many parts a batch is split, one after the other. Without dropout the update does not
         depend on it, up to the order of additions.
       head: makes losses and gradients without whole logits; None makes whole logits.
+      is_frozen: of a parameter's name: whether it stays as it is.
     """
 
     def train_step(state: TrainState, teacher: Any, batch: Batch, signal: TeacherSignal | None):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        trained, frozen = separate(state.params, is_frozen)
         uniform = None
         if objective.needs_uniform:
             uniform = jax.random.uniform(jax.random.fold_in(key, 0), batch.decoder_target_tokens.shape)
@@ -69,16 +73,16 @@ def make_train_step(
         def loss_sum(params: Params, part: tuple[Any, Array]) -> tuple[Array, tuple[LossOutput, Array]]:
             (batch, signal, uniform), dropout_key = part
             signal = signal_of(teacher, batch, signal)
-            student = apply(params, batch, dropout_key)
+            student = apply(params | frozen, batch, dropout_key)
             output = objective(student, batch, signal, num_tasks=num_tasks, uniform=uniform, head=head)
             return output.loss_sum, (output, _teacher_failures(signal, batch))
 
         parts = split_rows((batch, signal, uniform), num_microbatches)
         keys = jax.vmap(lambda m: jax.random.fold_in(key, m))(jnp.arange(1, num_microbatches + 1))
-        gradient_sum, (output, failures) = sum_gradients(loss_sum, state.params, (parts, keys), num_microbatches)
+        gradient_sum, (output, failures) = sum_gradients(loss_sum, trained, (parts, keys), num_microbatches)
         gradient = jax.tree.map(lambda g: divide(g, output.weight_sum), gradient_sum)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = cast(Params, optax.apply_updates(state.params, updates))
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        updated = cast(Params, optax.apply_updates(trained, updates))
         metrics = {
             **output.sums,
             "input_tokens": _input_tokens(batch),
@@ -88,7 +92,7 @@ def make_train_step(
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
             "teacher_failures": failures,
         }
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+        return TrainState(state.step + 1, updated | frozen, opt_state, state.key), metrics
 
     return train_step
 

@@ -7,7 +7,9 @@ import optax
 import pytest
 from training_world import CAT_XENT, VOCABULARY, toy_apply, toy_params
 
+from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
+from cat_jax.train.frozen import frozen_names, nothing
 from cat_jax.train.packed import PackedMetrics
 from cat_jax.train.state import new_state
 from cat_jax.train.step import make_train_step, split_rows
@@ -30,7 +32,7 @@ def without_dropout(params, batch, dropout_key):
     return toy_apply(params, batch, None)
 
 
-def one_step(objective, parts, batch, signal, apply=without_dropout, seed=0):
+def one_step(objective, parts, batch, signal, apply=without_dropout, seed=0, is_frozen=nothing):
     step = make_train_step(
         apply,
         objective,
@@ -39,8 +41,9 @@ def one_step(objective, parts, batch, signal, apply=without_dropout, seed=0):
         lambda teacher, batch, stored: stored,
         num_tasks=2,
         num_microbatches=parts,
+        is_frozen=is_frozen,
     )
-    state = new_state(toy_params(), optax.sgd(1.0), seed)
+    state = new_state(toy_params(), optax.sgd(1.0), seed, is_frozen)
     return state, *jax.jit(step)(state, None, batch, signal)
 
 
@@ -108,6 +111,35 @@ def test_random_keep_draws_once_for_the_batch_from_seed_and_step():
     assert len(set(kept)) > 1
     assert int(after.step) == 1
     np.testing.assert_array_equal(after.key, state.key)
+
+
+def test_frozen_parameters_stay_and_the_others_do_not_notice():
+    batch, signal = batch_and_signal()
+    _, whole, metrics = one_step(CAT_XENT, 2, batch, signal)
+    before, after, frozen_metrics = one_step(CAT_XENT, 2, batch, signal, is_frozen={"table", "head"}.__contains__)
+    for name, value in whole.params.items():
+        expected = before.params[name] if name in ("table", "head") else value
+        np.testing.assert_array_equal(after.params[name], expected, err_msg=name)
+    assert 0 < frozen_metrics["grad_norm"] < metrics["grad_norm"]
+
+
+def test_frozen_parameters_have_no_optimizer_state():
+    state = new_state(toy_params(), optax.adam(1.0), 0, {"table", "head"}.__contains__)
+    assert set(state.opt_state[0].mu) == {"encoder", "kernel"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        ("head", "train.frozen is the string 'head'"),
+        (["("], "train.frozen has '\\('"),
+        (["table", "embeding"], "'embeding', which is in no parameter's name: they are encoder, head, kernel, table"),
+        (["."], "leaves no parameter to train"),
+    ],
+)
+def test_patterns_that_freeze_nothing_or_everything_are_refused(patterns, words):
+    with pytest.raises(UserError, match=words):
+        frozen_names(toy_params(), patterns)
 
 
 def test_dropout_depends_on_seed_step_and_microbatch():

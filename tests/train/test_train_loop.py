@@ -7,7 +7,9 @@ import shutil
 import signal
 
 import jax
+import numpy as np
 import pytest
+from flax import nnx
 from training_world import (
     CAT_DIST,
     CAT_XENT,
@@ -27,6 +29,7 @@ from cat_jax.checkpoint.seal import read_seal
 from cat_jax.errors import NonFiniteError, Preempted, UserError
 from cat_jax.lock import locked
 from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.parallel.names import flatten_names
 from cat_jax.teacher.layout import FullLayout
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.store import StoredTeacher
@@ -246,6 +249,22 @@ def test_fine_tuning_starts_from_the_given_parameters(tmp_path, root, finished):
     wider = model(mlp_dim=16)
     with pytest.raises(UserError, match=r"is \(8, 8\) in the checkpoint and \(8, 16\) here"):
         train(**arguments(tmp_path / "b", root, initial_checkpoint_path=str(finished), model=wider, **fields))
+
+
+def test_a_run_with_frozen_parameters_goes_on_as_it_was(tmp_path, root):
+    """Killed and resumed == never killed; what is frozen is what the seed drew; freezing something else is refused."""
+    fields = {"frozen": ["^encoder", "embedding"], "eval_dataset": None}
+    train(**arguments(tmp_path / "whole", root, **fields))
+    train(**arguments(tmp_path / "parts", root, train_steps=3, **fields))
+    train(**arguments(tmp_path / "parts", root, **fields))
+    assert steps_and_digest(tmp_path / "parts") == steps_and_digest(tmp_path / "whole")
+    config, _, params, _ = load_model(tmp_path / "whole", mesh=MeshConfig().build())
+    drawn = flatten_names(nnx.state(config.build(jax.random.key(0))))
+    for name, value in flatten_names(params).items():
+        same = np.array_equal(value, drawn[name])
+        assert same == (name.startswith("encoder") or "embedding" in name), name
+    with pytest.raises(UserError, match=r"frozen was .* and is now None"):
+        train(**arguments(tmp_path / "whole", root, eval_dataset=None))
 
 
 def test_a_run_without_checkpoints_may_be_changed(tmp_path, root):
