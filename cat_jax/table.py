@@ -22,6 +22,9 @@ from cat_jax.files import atomic_write
 
 VERSION = 1
 
+FLOPS = "FLOPs"
+"""The unit of cost of every table that `evaluate` makes; one that was imported may have another."""
+
 SCHEMA = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
@@ -41,7 +44,9 @@ SCHEMA = pa.schema(
         pa.field("options", pa.list_(pa.string())),  # score mode only
         pa.field("option_scores", pa.list_(pa.float32())),  # summed log-probability of each option
         pa.field("option_lengths", pa.list_(pa.int32())),
-        pa.field("flops", pa.float64(), nullable=False),  # of answering this example with this model
+        # Of answering this example with this model: in FLOPs, where they are known, or in the table's own unit.
+        pa.field("flops", pa.float64()),
+        pa.field("cost", pa.float64()),
         pa.field("score", pa.float64()),  # the metric of this example alone, on the metric's own scale
         # Sufficient statistics of a corpus metric: the corpus value is a function of their sum over examples.
         pa.field("statistics", pa.list_(pa.float64())),
@@ -60,7 +65,8 @@ class TableInfo:
     `metric` names the headline metric, `metric_kind` how a merged output is scored: "mean" (of `score`), "bleu"
     (from the summed `statistics`), or "function" (only the task's own function can tell). `metrics` holds every
     metric of the task on the whole table. `higher_is_better` is false for a headline metric such as an error rate, of
-    which the cascade draws nothing.
+    which the cascade draws nothing. `cost_unit` is what an answer is paid in: FLOPs, the column `flops`; or another,
+    the column `cost`. `parameters` is None where nobody knows.
     `checkpoint`, `store_fingerprint`, `mode` and `settings` decide the answers: equal ones, equal answers.
     """
 
@@ -72,12 +78,13 @@ class TableInfo:
     metric_kind: str
     metrics: Mapping[str, float]
     store_fingerprint: str
-    parameters: int
+    parameters: int | None
     checkpoint: str = ""
     step: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     higher_is_better: bool = True
     signatures: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of metrics, as sacreBLEU writes them
+    cost_unit: str = FLOPS
     version: int = VERSION
 
 

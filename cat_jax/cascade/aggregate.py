@@ -32,7 +32,7 @@ def differences(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """differences[objective][metric]: each objective minus the baseline, paired over seeds and examples.
 
-    Only seeds that both have count. FLOPs saved and quality gained at the baseline's own point are among them.
+    Only seeds that both have count. Cost saved and quality gained at the baseline's own point are among them.
     """
     result = {}
     twins = {s.seed: s.name for s in groups[baseline]}
@@ -70,7 +70,7 @@ def curves(measured: Measured, groups: Groups, baseline: str, level: float) -> d
         curve: dict[str, Any] = {
             "quality": quality.tolist(),
             **_band(drawn, level),
-            "flops": np.mean([line.flops for line in lines], axis=0).tolist(),
+            "flops": np.mean([line.cost for line in lines], axis=0).tolist(),
             "random": np.mean([line.random for line in lines], axis=0).tolist(),
             "ideal": np.mean(ideals, axis=0).tolist() if ideals else None,
             "difference": None,

@@ -3,7 +3,7 @@
 The small model answers every query and is always paid for. With threshold t, a query whose confidence is below t is
 deferred and the large model answers, and is paid for as well. Queries of equal confidence are deferred together, so a
 curve's points are the thresholds that can really be set. Between two points, curves are read off the straight line:
-what deferring the tied queries at random would give on average.
+what deferring the tied queries at random would give on average. Cost is in the unit of the tables, FLOPs as a rule.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cat_jax.cascade.running import RESAMPLED_POINTS, Running, no_weights, order
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """R curves over the same P thresholds: one per set of example weights. Ascending in rate and in FLOPs."""
+    """R curves over the same P thresholds: one per set of example weights. Ascending in rate and in cost."""
 
     thresholds: np.ndarray  # f64[P]
     rate: np.ndarray  # f64[R, P]: share of queries deferred
     quality: np.ndarray  # f64[R, P]
-    flops: np.ndarray  # f64[R, P]: mean FLOPs of a query, small model included
-    large_flops: np.ndarray  # f64[R]: mean FLOPs of a query that goes straight to the large model
+    cost: np.ndarray  # f64[R, P]: mean cost of a query, small model included
+    large_cost: np.ndarray  # f64[R]: mean cost of a query that goes straight to the large model
     right: np.ndarray  # f64[R, P]: share of queries that are deferred though the small model is right; NaN if undefined
     rounding: np.ndarray  # f64[R]: qualities that differ by less are equal
 
@@ -36,13 +36,13 @@ class Curve:
         """f64[R]: quality at a deferral rate."""
         return _interpolate(np.full(len(self.rate), rate), self.rate, self.quality)
 
-    def flops_at_rate(self, rate: float) -> np.ndarray:
-        """f64[R]: mean FLOPs of a query at a deferral rate."""
-        return _interpolate(np.full(len(self.rate), rate), self.rate, self.flops)
+    def cost_at_rate(self, rate: float) -> np.ndarray:
+        """f64[R]: mean cost of a query at a deferral rate."""
+        return _interpolate(np.full(len(self.rate), rate), self.rate, self.cost)
 
-    def at_flops(self, budget: np.ndarray) -> np.ndarray:
-        """f64[R]: quality at a mean cost of f64[R] FLOPs; NaN below the small model's own cost."""
-        return np.where(budget < self.flops[:, 0], np.nan, _interpolate(budget, self.flops, self.quality))
+    def at_cost(self, budget: np.ndarray) -> np.ndarray:
+        """f64[R]: quality at a mean cost of f64[R]; NaN below the small model's own cost."""
+        return np.where(budget < self.cost[:, 0], np.nan, _interpolate(budget, self.cost, self.quality))
 
     def reaches(self, wanted: np.ndarray) -> np.ndarray:
         """bool[R, P]: the points whose quality is f64[R] `wanted` or more.
@@ -52,16 +52,16 @@ class Curve:
         """
         return self.quality >= (wanted - self.rounding)[:, None]
 
-    def least_flops(self, wanted: np.ndarray) -> np.ndarray:
-        """f64[R]: the least mean FLOPs of a query at which quality reaches f64[R] `wanted`; inf if it never does."""
+    def least_cost(self, wanted: np.ndarray) -> np.ndarray:
+        """f64[R]: the least mean cost of a query at which quality reaches f64[R] `wanted`; inf if it never does."""
         reached = self.reaches(wanted)
         first = reached.argmax(axis=1)
         row = np.arange(len(first))
         before = np.maximum(first - 1, 0)
         low, high = self.quality[row, before], self.quality[row, first]
         share = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=high > low).clip(0, 1)
-        start = self.flops[row, before]
-        cost = np.where(first == 0, self.flops[:, 0], start + share * (self.flops[row, first] - start))
+        start = self.cost[row, before]
+        cost = np.where(first == 0, self.cost[:, 0], start + share * (self.cost[row, first] - start))
         return np.where(reached.any(axis=1), cost, np.inf)
 
     def area(self) -> np.ndarray:
@@ -72,8 +72,8 @@ class Curve:
 def deferral_curve(
     confidence: np.ndarray,
     quality: Quality,
-    small_flops: np.ndarray,
-    large_flops: np.ndarray,
+    small_cost: np.ndarray,
+    large_cost: np.ndarray,
     weights: np.ndarray | None = None,
     right: np.ndarray | None = None,
 ) -> Curve:
@@ -82,8 +82,8 @@ def deferral_curve(
     Args:
       confidence: f64[N] of the small model.
       quality: both models' answers.
-      small_flops: f64[N] of answering each example with the small model.
-      large_flops: f64[N], with the large one.
+      small_cost: f64[N] of answering each example with the small model.
+      large_cost: f64[N], with the large one.
       weights: f64[N, R] example weights, whole numbers; every example counts once if absent.
       right: bool[N], whether the small model is right; None if that is not defined.
     """
@@ -92,17 +92,17 @@ def deferral_curve(
         most = min(most or RESAMPLED_POINTS, RESAMPLED_POINTS)
     where = ordering(confidence, most)
     running = Running(where.order, where.cuts, no_weights(len(confidence)) if weights is None else weights)
-    columns = [np.ones(len(confidence)), large_flops] + ([] if right is None else [right])
+    columns = [np.ones(len(confidence)), large_cost] + ([] if right is None else [right])
     deferred = running.sums(np.stack(columns, axis=1)) / running.count[:, None, None]  # [R, P, 2 or 3]
     rate, paid = deferred[:, :, 0], deferred[:, :, 1]
-    own = running.totals(small_flops[:, None]) / running.count[:, None]  # [R, 1]
+    own = running.totals(small_cost[:, None]) / running.count[:, None]  # [R, 1]
     merged = quality.merged(running)
     return Curve(
         thresholds=where.thresholds,
         rate=rate,
         quality=merged,
-        flops=own + paid,
-        large_flops=paid[:, -1],
+        cost=own + paid,
+        large_cost=paid[:, -1],
         right=np.full_like(rate, np.nan) if right is None else deferred[:, :, 2],
         # N additions err by at most N eps / 2 of the summed magnitudes. A point is small + (large - small), three such
         # sums, and an end one more: less than 2 N eps of the greatest quality. One example moves a mean by far more.

@@ -37,7 +37,7 @@ def cascade(
     validation_split: str | None = "validation",
     rules: Sequence[str] = ("chow_average",),
     baseline: str | None = None,
-    targets: Sequence[str] = ("rate=0.3", "quality=0.95", "flops=0.5"),
+    targets: Sequence[str] = ("rate=0.3", "quality=0.95", "cost=0.5"),
     rates: Sequence[float] = (0.1, 0.3, 0.5),
     kept: Sequence[float] = (0.95,),
     resamples: int = 1000,
@@ -64,10 +64,10 @@ def cascade(
       validation_split: the split that thresholds are picked on; None for no thresholds.
       rules: confidence rules. The first draws the report; the others are compared with it in one table.
       baseline: the objective that others are compared with; xent if there is one, else the first.
-      targets: what thresholds are picked for: `rate=`, `quality=` or `flops=`, the latter two as shares of the large
+      targets: what thresholds are picked for: `rate=`, `quality=` or `cost=`, the latter two as shares of the large
         model's. The first also chooses who answers the sample rows.
       rates: deferral rates at which quality is read off.
-      kept: shares of the large model's quality at which saved FLOPs are read off.
+      kept: shares of the large model's quality at which saved cost is read off.
       resamples: bootstrap resamples; 0 for no intervals.
       function_resamples: how many of them in scopes with a metric that is neither a mean nor BLEU, which is computed
         anew for every point of every resampled curve; 0 for no intervals there.

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from cat_jax.cascade.confidence import ConfidenceRule
-from cat_jax.cascade.pairs import Pair, join, load_answers
+from cat_jax.cascade.pairs import ONE_UNIT, Pair, join, load_answers
 from cat_jax.cascade.quality import MetricFunction, score_scale
 from cat_jax.cascade.view import View, pool, pool_at_equal_rates, task_view
 from cat_jax.errors import UserError
@@ -41,6 +41,7 @@ class Inputs:
     pairs: Mapping[str, Mapping[str, Mapping[str, Pair]]]
     scales: Mapping[str, float]
     functions: Mapping[str, MetricFunction]
+    cost_unit: str  # of all tables
 
     @functools.cached_property
     def objectives(self) -> dict[str, tuple[Student, ...]]:
@@ -128,7 +129,22 @@ def load_inputs(
                 pairs[split][student.name][task] = pair
                 scored += [pair.small, pair.large]
         scales[task] = score_scale(scored)
-    return Inputs(large, named, tuple(tasks), pairs, scales, dict(functions or {}))
+    unit = _cost_unit([pair for of_split in pairs[splits[0]].values() for pair in of_split.values()])
+    return Inputs(large, named, tuple(tasks), pairs, scales, dict(functions or {}), unit)
+
+
+def _cost_unit(pairs: Sequence[Pair]) -> str:
+    """The one unit of all tables.
+
+    Raises:
+      UserError: tasks have different ones; a pair's two tables were compared when they were joined.
+    """
+    first = pairs[0].large
+    for pair in pairs:
+        ours, theirs = first.info.cost_unit, pair.large.info.cost_unit
+        if ours != theirs:
+            raise UserError(f"{first} counts {ours}, {pair.large} {theirs}, and tasks are pooled", ONE_UNIT)
+    return first.info.cost_unit
 
 
 def tasks_without_tables(

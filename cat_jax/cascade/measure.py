@@ -50,7 +50,7 @@ class Drawn:
 class Lines:
     """The lines of one student's picture, f64[G] each over GRID; `ideal` is None where it is not defined."""
 
-    flops: np.ndarray  # mean FLOPs of a query, as a share of the large model's
+    cost: np.ndarray  # mean cost of a query, as a share of the large model's
     random: np.ndarray
     ideal: np.ndarray | None
 
@@ -112,7 +112,7 @@ def _nothing(drawn: Drawn) -> Drawn:
 def _lines(view: View, curve: Curve) -> Lines:
     ideal = view.ideal_curve()
     return Lines(
-        flops=np.interp(GRID, curve.rate[0], curve.flops[0]) / curve.large_flops[0],
+        cost=np.interp(GRID, curve.rate[0], curve.cost[0]) / curve.large_cost[0],
         random=random_quality(curve, GRID)[0],
         ideal=None if ideal is None else ideal.on_grid(GRID)[0],
     )

@@ -22,11 +22,13 @@ def operating_points(
     targets: Sequence[Target],
     resamples: Resamples,
     level: float,
+    unit: str,
 ) -> list[dict[str, Any]]:
     """One row per target and objective, of one scope.
 
     `thresholds` maps a seed to its threshold, None where no threshold meets the target on validation; `validation`
-    and `test` sum up deferral rate, quality and FLOPs (share of the large model's) over the seeds that have one.
+    and `test` sum up deferral rate, quality and cost (share of the large model's) over the seeds that have one. `unit`
+    is that of the cost.
     Intervals are of the test examples at a fixed threshold; that validation is a sample too is not in them.
     """
     rows = []
@@ -39,7 +41,7 @@ def operating_points(
             drawn = {s: _resample(test[s.name], t, resamples) for s, t in met.items()}
             row = {
                 "target": str(target),
-                "words": target.words(),
+                "words": target.words(unit),
                 "objective": objective,
                 "thresholds": {str(s.seed): t for s, t in picked.items()},
                 "validation": None,

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from cat_jax.errors import UserError
-from cat_jax.table import TableInfo, read_table, table_path
+from cat_jax.table import FLOPS, TableInfo, read_table, table_path
 
 KINDS = ("mean", "bleu", "function")
+
+ONE_UNIT = "import one of them again with Cost.unit set, be it a table that `evaluate` wrote (docs/evaluation.md)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Answers:
                 f"{column} is not finite in a row of {self}", "delete that table and evaluate this model again"
             )
         return array
+
+    @property
+    def cost(self) -> np.ndarray:
+        """f64[N]: of each answer, in the table's unit.
+
+        Raises:
+          UserError: a row has none.
+        """
+        return self.numbers("flops" if self.info.cost_unit == FLOPS else "cost")
 
     def __str__(self) -> str:
         return f"the table of {self.info.model} on {self.info.task} ({self.info.split})"
@@ -85,7 +96,7 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
     """Sorts a table by example id and checks that it can stand in a cascade.
 
     Raises:
-      UserError: no rows, an id twice, an unknown kind of metric, one of which less is better, or FLOPs that are not
+      UserError: no rows, an id twice, an unknown kind of metric, one of which less is better, or a cost that is not
         positive.
     """
     made = Answers(table.sort_by("example_id"), info)
@@ -102,8 +113,8 @@ def answers(table: pa.Table, info: TableInfo) -> Answers:
             f"of the metric {info.metric} of {info.task} less is better, and a cascade's curves want more",
             "put one such as 1 - error rate first in the task's metric_fns, and run `cat-jax evaluate --rescore`",
         )
-    if not (made.numbers("flops") > 0).all():
-        raise UserError(f"{made} holds FLOPs that are not positive numbers", mend)
+    if not (made.cost > 0).all():
+        raise UserError(f"{made} holds {info.cost_unit} that are not positive numbers", mend)
     return made
 
 
@@ -135,6 +146,7 @@ def join(small: Answers, large: Answers) -> Pair:
         ("store_fingerprint", "evaluate both models on the same example store"),
         ("metric", "run `cat-jax evaluate --rescore` for both models"),
         ("metric_kind", "run `cat-jax evaluate --rescore` for both models"),
+        ("cost_unit", ONE_UNIT),
     ):
         ours, theirs = getattr(small.info, field), getattr(large.info, field)
         if ours != theirs:

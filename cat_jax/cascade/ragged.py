@@ -62,7 +62,7 @@ def ragged(table: pa.Table, column: str) -> Ragged:
     Raises:
       UserError: the column is missing, or a row or an element of it is null.
     """
-    mend = "evaluate this model in a mode that writes it, or choose another confidence rule"
+    mend = "evaluate this model in a mode that writes it, import its answers with it, or choose another confidence rule"
     if column not in table.column_names:
         raise UserError(f"the per-example table has no column {column}", mend)
     lists = table.column(column)

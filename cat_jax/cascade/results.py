@@ -46,13 +46,14 @@ def describe(inputs: Inputs, test_split: str, splits: Sequence[str]) -> dict[str
             "parameters": sides[0].info.parameters,
             "step": sides[0].info.step,
             "checkpoint": sides[0].info.checkpoint,
-            "flops": float(np.concatenate([side.numbers("flops") for side in sides]).mean()),
+            "flops": float(np.concatenate([side.cost for side in sides]).mean()),
             "metrics": {side.info.task: dict(side.info.metrics) for side in sides},
         }
     means = all(t["metric_kind"] == "mean" for t in tasks.values())
     return {
         "large": inputs.large,
         "objectives": list(inputs.objectives),
+        "cost_unit": inputs.cost_unit,
         "models": models,
         "tasks": tasks,
         "scopes": list(inputs.scopes),
@@ -118,7 +119,9 @@ def operation(
     inputs = inputs.of_split(validation_split)
     validation, test = inputs.views(validation_split, rule), inputs.views(test_split, rule)
     thresholds = {
-        scope: operating_points(validation[scope], test[scope], inputs.objectives, targets, draws, level)
+        scope: operating_points(
+            validation[scope], test[scope], inputs.objectives, targets, draws, level, inputs.cost_unit
+        )
         for scope in inputs.scopes
         if scope != EQUAL_RATES
     }
@@ -134,7 +137,8 @@ def operation(
         {task: test[task_scope(task)][best.name] for task in inputs.tasks},
         threshold,
     )
-    samples = {"student": best.name, "objective": best.objective, "threshold": threshold, "words": targets[0].words()}
+    words = targets[0].words(inputs.cost_unit)
+    samples = {"student": best.name, "objective": best.objective, "threshold": threshold, "words": words}
     return {**found, "samples": {**samples, "rows": rows}}
 
 

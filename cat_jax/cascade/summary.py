@@ -1,7 +1,8 @@
 """Numbers that sum up a deferral curve; docs/cascade.md has each one's formula and source.
 
 All work on R example weightings at once and return f64[R]: the estimate (weights of one) and its bootstrap resamples
-go through the same code. Qualities are on the metric's own scale (0 to 100 for accuracy and BLEU).
+go through the same code. Qualities are on the metric's own scale (0 to 100 for accuracy and BLEU). Names that
+speak of FLOPs mean the cost, whatever its unit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def rate_name(rate: float) -> str:
 
 
 def kept_name(share: float) -> str:
-    """The metric's name for FLOPs saved while keeping a share of the large model's quality.
+    """The metric's name for cost saved while keeping a share of the large model's quality.
 
     >>> kept_name(0.95)
     'flops_saved_at_95'
@@ -49,7 +50,7 @@ def summarize(
       view: what the curve was drawn from.
       curve: its deferral curve.
       rates: deferral rates at which quality is read off.
-      kept: shares of the large model's quality at which saved FLOPs are read off.
+      kept: shares of the large model's quality at which saved cost is read off.
       weights: the f64[N, R] example weights of `curve`.
     """
     small, large = curve.quality[:, 0], curve.quality[:, -1]
@@ -66,12 +67,12 @@ def summarize(
         "auc_ideal": ideal,
         "share_of_ideal": _ratio(area - random, ideal - random),
         "auroc": auroc(curve),
-        "qnc": curve.least_flops(large) / curve.large_flops,
-        "small_cost": curve.flops[:, 0] / curve.large_flops,
+        "qnc": curve.least_cost(large) / curve.large_cost,
+        "small_cost": curve.cost[:, 0] / curve.large_cost,
     }
     numbers |= {rate_name(rate): curve.at_rate(rate) for rate in rates}
     for share in kept:
-        numbers[kept_name(share)] = 1 - curve.least_flops(share * large) / curve.large_flops
+        numbers[kept_name(share)] = 1 - curve.least_cost(share * large) / curve.large_cost
     return numbers
 
 
@@ -89,14 +90,14 @@ def against(curve: Curve, baseline: Curve, rate: float) -> dict[str, np.ndarray]
     """CAT's own two comparisons with a baseline curve, both at the baseline's point of deferral rate `rate`.
 
     Returns:
-      `flops_saved`: f64[R], 1 - C(q) / C_baseline(q), where C is the least FLOPs that reach the quality q that the
-      baseline has there; and `quality_gained`: f64[R], quality more than the baseline's at the FLOPs that it spends
+      `flops_saved`: f64[R], 1 - C(q) / C_baseline(q), where C is the least cost that reaches the quality q that the
+      baseline has there; and `quality_gained`: f64[R], quality more than the baseline's at the cost that it has
       there. A curve has neither against itself.
     """
-    quality, flops = baseline.at_rate(rate), baseline.flops_at_rate(rate)
+    quality, cost = baseline.at_rate(rate), baseline.cost_at_rate(rate)
     return {
-        "flops_saved": 1 - curve.least_flops(quality) / baseline.least_flops(quality),
-        "quality_gained": curve.at_flops(flops) - baseline.at_flops(flops),
+        "flops_saved": 1 - curve.least_cost(quality) / baseline.least_cost(quality),
+        "quality_gained": curve.at_cost(cost) - baseline.at_cost(cost),
     }
 
 

@@ -18,37 +18,38 @@ from cat_jax.errors import UserError
 _KINDS = {
     "rate": "defer at most {} of queries",
     "quality": "reach {} of the large model's quality",
-    "flops": "spend at most {} of the large model's FLOPs",
+    "cost": "spend at most {} of the large model's {unit}",
+    "flops": "spend at most {} of the large model's {unit}",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a threshold is for: a deferral rate, or a share of the large model's quality or FLOPs."""
+    """What a threshold is for: a deferral rate, or a share of the large model's quality or cost."""
 
-    kind: str  # "rate", "quality" or "flops"
+    kind: str  # "rate", "quality", or "cost", which may be called "flops" too
     value: float
 
     def __str__(self) -> str:
         return f"{self.kind}={self.value:g}"
 
-    def words(self) -> str:
-        """The target as a sentence of the report.
+    def words(self, unit: str = "FLOPs") -> str:
+        """The target as a sentence of the report, `unit` being that of the cost.
 
         >>> Target("rate", 0.3).words()
         'defer at most 30 % of queries'
         """
-        return _KINDS[self.kind].format(f"{self.value * 100:g} %")
+        return _KINDS[self.kind].format(f"{self.value * 100:g} %", unit=unit)
 
 
 def parse_target(text: str) -> Target:
-    """The target that `text` names, such as `rate=0.3`, `quality=0.95` or `flops=0.5`.
+    """The target that `text` names, such as `rate=0.3`, `quality=0.95` or `cost=0.5`.
 
     Raises:
       UserError: another spelling, or a number that cannot be met by any threshold.
     """
     match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", text)
-    mend = "write rate=0.3, quality=0.95 or flops=0.5"
+    mend = "write rate=0.3, quality=0.95 or cost=0.5"
     if match is None or match[1] not in _KINDS:
         raise UserError(f"no threshold target is spelt {text!r}", mend)
     try:
@@ -70,13 +71,13 @@ def pick(view: View, target: Target) -> float | None:
     if target.kind == "quality":
         meets = np.flatnonzero(curve.reaches(target.value * curve.quality[:, -1])[0])
         return float(curve.thresholds[meets[0]]) if len(meets) else None
-    spent = curve.rate[0] if target.kind == "rate" else curve.flops[0] / curve.large_flops[0]
+    spent = curve.rate[0] if target.kind == "rate" else curve.cost[0] / curve.large_cost[0]
     meets = np.flatnonzero(spent <= target.value)
     return float(curve.thresholds[meets[-1]]) if len(meets) else None
 
 
 def apply(view: View, threshold: float, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """What a fixed threshold does on a view: f64[R] deferral `rate`, `quality`, and `flops` (share of the large's).
+    """What a fixed threshold does on a view: f64[R] deferral `rate`, `quality`, `flops` (share of the large's cost).
 
     `weights` are f64[N, R]; every example counts once if absent.
     """
@@ -85,7 +86,7 @@ def apply(view: View, threshold: float, weights: np.ndarray | None = None) -> di
     cut = np.array([np.count_nonzero(deferred)])
     running = Running(order, cut, no_weights(len(view)) if weights is None else weights)
     totals = running.totals(
-        np.stack([deferred, view.small_flops + deferred * view.large_flops, view.large_flops], axis=1)
+        np.stack([deferred, view.small_cost + deferred * view.large_cost, view.large_cost], axis=1)
     )  # [R, 3]
     return {
         "rate": totals[:, 0] / running.count,

@@ -9,9 +9,10 @@ import numpy as np
 
 from cat_jax.cascade.confidence import ConfidenceRule
 from cat_jax.cascade.curve import Curve, deferral_curve
-from cat_jax.cascade.pairs import Pair
+from cat_jax.cascade.pairs import Answers, Pair
 from cat_jax.cascade.quality import MetricFunction, Quality, pool_quality, task_quality
 from cat_jax.cascade.running import ordering
+from cat_jax.errors import UserError
 
 RIGHT = 50.0
 """A score on 0 to 100 counts as a right answer from here on."""
@@ -29,8 +30,8 @@ class View:
     clusters: tuple[np.ndarray, ...]  # i64 of each task's examples: equal numbers are resampled together
     confidence: np.ndarray  # f64[N] of the small model
     quality: Quality
-    small_flops: np.ndarray  # f64[N]
-    large_flops: np.ndarray  # f64[N]
+    small_cost: np.ndarray  # f64[N], in the unit of the tables
+    large_cost: np.ndarray  # f64[N]
     small_scores: np.ndarray | None  # f64[N]
     large_scores: np.ndarray | None  # f64[N]
 
@@ -54,7 +55,7 @@ class View:
         return self._curve(self.small_scores - self.large_scores, weights, None)
 
     def _curve(self, confidence: np.ndarray, weights: np.ndarray | None, right: np.ndarray | None) -> Curve:
-        return deferral_curve(confidence, self.quality, self.small_flops, self.large_flops, weights, right)
+        return deferral_curve(confidence, self.quality, self.small_cost, self.large_cost, weights, right)
 
     def right(self) -> tuple[np.ndarray, np.ndarray] | None:
         """bool[N] of the small and of the large model: whether the answer is right."""
@@ -83,13 +84,20 @@ def task_view(pair: Pair, rule: ConfidenceRule, scale: float = 1.0, function: Me
     return View(
         tasks=(pair.task,),
         clusters=(pair.clusters,),
-        confidence=rule(pair.small.table),
+        confidence=_confidence(pair.small, rule),
         quality=task_quality(pair, scale, function),
-        small_flops=pair.small.numbers("flops"),
-        large_flops=pair.large.numbers("flops"),
+        small_cost=pair.small.cost,
+        large_cost=pair.large.cost,
         small_scores=small,
         large_scores=large,
     )
+
+
+def _confidence(small: Answers, rule: ConfidenceRule) -> np.ndarray:
+    try:
+        return rule(small.table)
+    except UserError as e:
+        raise UserError(f"the confidence rule {rule} cannot rate {small}: {e.problem}", e.mend) from e
 
 
 def pool(views: Sequence[View]) -> View:
@@ -102,8 +110,8 @@ def pool(views: Sequence[View]) -> View:
         clusters=tuple(clusters for v in views for clusters in v.clusters),
         confidence=np.concatenate([v.confidence for v in views]),
         quality=pool_quality([v.quality for v in views], [len(v) for v in views]),
-        small_flops=np.concatenate([v.small_flops for v in views]),
-        large_flops=np.concatenate([v.large_flops for v in views]),
+        small_cost=np.concatenate([v.small_cost for v in views]),
+        large_cost=np.concatenate([v.large_cost for v in views]),
         small_scores=np.concatenate(small) if scored else None,
         large_scores=np.concatenate(large) if scored else None,
     )

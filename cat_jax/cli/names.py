@@ -20,6 +20,7 @@ class Name:
       light: importing the module imports no JAX.
       supplied: required parameters that the command can find out by itself.
       optional: macros without which it can do, mostly: None where nobody gives them a value.
+      command: of a root, the command that calls it, where it is not called as the root is.
     """
 
     module: str
@@ -27,6 +28,7 @@ class Name:
     light: bool = False
     supplied: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    command: str = ""
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.attribute)
@@ -35,9 +37,10 @@ class Name:
 ROOTS = {
     "prepare": Name("cat_jax.data.prepare", "prepare", light=True),
     "teach": Name("cat_jax.teacher.writer", "teach"),
-    "import_signal": Name("cat_jax.teacher.imported", "import_signal", supplied=("files",)),
+    "import_signal": Name("cat_jax.teacher.imported", "import_signal", supplied=("files",), command="teach"),
     "train": Name("cat_jax.train.loop", "train"),
     "evaluate": Name("cat_jax.evaluate.run", "evaluate"),
+    "import_answers": Name("cat_jax.evaluate.imported", "import_answers", supplied=("files",), command="evaluate"),
     "cascade": Name(
         "cat_jax.cascade.experiment",
         "cascade",
@@ -56,6 +59,7 @@ OBJECTS = {
     "BeamSearch": Name("cat_jax.decode.beam", "BeamSearch"),
     "BitLayout": Name("cat_jax.teacher.layout", "BitLayout"),
     "CheckpointConfig": Name("cat_jax.checkpoint.retention", "CheckpointConfig"),
+    "Cost": Name("cat_jax.evaluate.cost", "Cost"),
     "DatasetConfig": Name("cat_jax.data.loader", "DatasetConfig"),
     "EvaluatedModel": Name("cat_jax.evaluate.job", "EvaluatedModel"),
     "Experiment": Name("cat_jax.cli.experiment", "Experiment", light=True),

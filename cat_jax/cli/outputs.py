@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cat_jax.cli import names
 from cat_jax.errors import UserError
 from cat_jax.files import atomic_write, cannot_write
 
@@ -47,17 +49,21 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
         raise cannot_write(path, e) from e
 
 
-def save_configuration(directory: str | os.PathLike, command: Command, stem: str = "") -> None:
+def save_configuration(
+    directory: str | os.PathLike, command: Command, stem: str = "", flags: Sequence[str] = ()
+) -> None:
     """Writes what the command used, and the same with all defaults, into `directory`; each whole or not at all.
 
     Args:
       directory: where the results are.
       command: as it was configured.
       stem: of the results' file names, where those of other commands lie beside them.
+      flags: of the command's own that it was given, to be given again.
     """
-    names = (f"{stem}.{name}" if stem else name for name in (CONFIGURATION, OPERATIVE))
-    configuration, operative = (pathlib.Path(directory) / name for name in names)
-    again = f"# Do it again: cat-jax {command.root} --gin_file={configuration}\n"
+    files = (f"{stem}.{name}" if stem else name for name in (CONFIGURATION, OPERATIVE))
+    configuration, operative = (pathlib.Path(directory) / name for name in files)
+    words = [names.ROOTS[command.root].command or command.root, *flags, f"--gin_file={configuration}"]
+    again = f"# Do it again: cat-jax {shlex.join(words)}\n"
     built = f"# What `cat-jax {command.root}` was built from, defaults included.\n"
     atomic_write(configuration, (again + command.configuration).encode())
     atomic_write(operative, (built + command.operative).encode())

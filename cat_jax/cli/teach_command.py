@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
         from cat_jax.teacher.manifest import signal_directory
 
         for (task, split), manifest in manifests.items():
-            save_configuration(signal_directory(arguments["output_dir"], task, split), command)
+            directory = signal_directory(arguments["output_dir"], task, split)
+            save_configuration(directory, command, flags=[f"--import={file}" for file in files or ()])
             done, layout = "imported" if files else "taught", manifest.recipe.layout
             logger.info("%s %s: %s, %d shards, %s", task, split, done, len(manifest.shards), layout)
     return 0

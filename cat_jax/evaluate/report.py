@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cat_jax.data.layout import safe_name
 from cat_jax.evaluate.job import Job, sweep
 from cat_jax.files import write_json
-from cat_jax.table import read_table
+from cat_jax.table import FLOPS, TableInfo, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,15 @@ def _of_table(job: Job) -> dict[str, Any]:
         "settings": dict(info.settings),
         "examples": len(table),
         "mean_tokens": {name: float(np.mean(lengths)) for name, lengths in tokens.items()},
-        "mean_flops": float(np.mean(table["flops"].to_numpy())),
+        "mean_flops": None if table["flops"].null_count else float(np.mean(table["flops"].to_numpy())),
+        **({} if info.cost_unit == FLOPS else _other_cost(table, info)),
         "parameters": info.parameters,
     }
+
+
+def _other_cost(table: pa.Table, info: TableInfo) -> dict[str, Any]:
+    """What an imported table says that is not in FLOPs."""
+    return {"mean_cost": float(np.mean(table["cost"].to_numpy())), "cost_unit": info.cost_unit}
 
 
 def _warn_of_undefined(content: dict[str, Any]) -> None:

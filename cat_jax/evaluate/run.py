@@ -105,11 +105,11 @@ def evaluate(
         "option_normalization": option_normalization,
         "dtype": dtype,
     }
-    stores = [store for split in split_names(splits) for store in _stores(store_dir, mixture_or_task, split)]
+    stores = [store for split in split_names(splits) for store in open_stores(store_dir, mixture_or_task, split)]
     jobs = [_job(model, store, output_dir, mode, settings) for model in entries for store in stores]
     pending = agree(np.array([jax.process_index() == 0 and not job.is_finished() for job in jobs]))
     logger.info("%d of %d tables are finished", len(jobs) - int(pending.sum()), len(jobs))
-    groups = _groups(averages, module) if jax.process_index() == 0 else {}
+    groups = groups_of(averages, module) if jax.process_index() == 0 else {}
     if rescore and jax.process_index() == 0:
         seqio_task.load_modules(module)
         for job in itertools.compress(jobs, ~pending):
@@ -120,7 +120,7 @@ def evaluate(
     return write_metrics(output_dir, mixture_or_task, jobs, groups) if jax.process_index() == 0 else {}
 
 
-def _groups(averages: Sequence[str], module: str | Sequence[str] | None) -> dict[str, list[str]]:
+def groups_of(averages: Sequence[str], module: str | Sequence[str] | None) -> dict[str, list[str]]:
     """{mixture: names of its tasks}.
 
     Raises:
@@ -245,7 +245,7 @@ def _check_writable(jobs: Sequence[Job]) -> None:
                 raise cannot_write(directory, e) from e
 
 
-def _stores(store_dir: str, mixture_or_task: str, split: str) -> list[ExampleStore]:
+def open_stores(store_dir: str, mixture_or_task: str, split: str) -> list[ExampleStore]:
     """The stores of all tasks that have the split, in the mixture's order.
 
     Raises:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from cat_jax.data import seqio_task
+from cat_jax.data.record import Example
 from cat_jax.data.scoring import Scored, score_table
 from cat_jax.evaluate.job import Job
 from cat_jax.evaluate.options import FIELD
@@ -36,30 +37,55 @@ def write_answers(job: Job, answers: pa.Table, config: Any, keep_fields: Sequenc
       UserError: a metric of the task fails, or the disk is full.
     """
     examples = job.store.read(answers["index"].to_numpy())
+    predictions = _texts(job, answers, [example.raw or {} for example in examples])
+    asked = job.store.lengths[:, 0]
+    columns = {name: answers[name].combine_chunks() for name in _COPIED}
+    columns |= {
+        "input_length": asked,
+        "prediction_length": _list_lengths(answers, "prediction_tokens"),
+        "flops": _flops(config, asked, answers, job.settings),
+    }
+    write_columns(job, examples, predictions, columns, keep_fields, parameters=parameter_count(config))
+    _forget_parts(job)
+
+
+def write_columns(
+    job: Job,
+    examples: Sequence[Example],
+    predictions: Sequence[str],
+    columns: Mapping[str, Any],
+    keep_fields: Sequence[str] = (),
+    **info: Any,
+) -> None:
+    """Scores the answers to all examples of a store and writes their table. The task's module must be loaded.
+
+    Args:
+      job: the table to write.
+      examples: all, in the store's order.
+      predictions: what the metrics see of each.
+      columns: of the table, in that order: input_length and prediction_length, and whatever is known beside.
+      keep_fields: raw fields of the examples that the table's column `fields` keeps.
+      **info: further fields of the table's `TableInfo`.
+
+    Raises:
+      UserError: a metric of the task fails, or the disk is full.
+    """
     raws = [example.raw or {} for example in examples]
-    predictions = _texts(job, answers, raws)
-    scored = _score(job, predictions, raws, answers["option_scores"])
-    lengths = {name: job.store.lengths[:, column] for column, name in enumerate(("input", "target"))}
-    written = _list_lengths(answers, "prediction_tokens")
+    scored = _score(job, predictions, raws, columns.get("option_scores"))
     rows = {
+        **columns,
         "example_id": [example.example_id for example in examples],
         "task": [job.store.task] * len(examples),
         "input": [str(raw.get("inputs_pretokenized", "")) for raw in raws],
         "target": [str(raw["targets_pretokenized"]) for raw in raws],
         "prediction": predictions,
-        "input_length": lengths["input"],
-        "target_length": lengths["target"],
-        "prediction_length": written,
+        "target_length": job.store.lengths[:, 1],
         "options": [raw[FIELD] for raw in raws] if job.mode == "score" else [None] * len(examples),
-        "flops": _flops(config, lengths["input"], answers, job.settings),
         **_columns(scored, len(examples)),
         "group": groups(raws),
         "fields": kept(raws, keep_fields),
-        **{name: answers[name].combine_chunks() for name in _COPIED},
     }
-    info = TableInfo(**job.identity(), **_stated(scored), parameters=parameter_count(config))
-    write_table(job.path, rows, info)
-    _forget_parts(job)
+    write_table(job.path, rows, TableInfo(**job.identity(), **_stated(scored), **info))
     logger.info("%s: %s %.4g", job.label, scored.headline, scored.metrics[scored.headline])
 
 

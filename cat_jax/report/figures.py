@@ -8,7 +8,7 @@ from typing import Any
 
 from cat_jax.report.chart import Axes, Series, colour, line_chart, marker, stacked_areas, svg, ticks
 from cat_jax.report.labels import metric
-from cat_jax.report.look import CELLS, percent, plain, quality_name, scope_title, signed, styles
+from cat_jax.report.look import CELLS, cost_unit, percent, plain, quality_name, scope_title, signed, styles
 from cat_jax.report.markup import legend
 
 WIDE, NARROW = (960, 430), (380, 330)
@@ -53,7 +53,7 @@ def quality_curves(results: dict[str, Any], scope: str, axis: str = "rate") -> t
     else:
         large = curves[baseline]["quality"][-1]
         axes = Axes(
-            "FLOPs per query, share of the large model's",
+            f"{cost_unit(results)} per query, share of the large model's",
             quality_name(results, scope),
             _whole,
             plain,
@@ -73,7 +73,7 @@ def curve_figure(results: dict[str, Any], scope: str, axis: str = "rate") -> str
     curves = results["curves"][scope]
     ends = "; ".join(f"{o} from {plain(curves[o]['quality'][0])}" for o in styles(results))
     large = plain(curves[results["settings"]["baseline"]]["quality"][-1])
-    over = "share of queries deferred" if axis == "rate" else "FLOPs per query"
+    over = "share of queries deferred" if axis == "rate" else f"{cost_unit(results)} per query"
     title = f"{axes.y_label} over {over}: {scope_title(scope)}"
     return both_sizes(series, axes, title, f"One line per objective, all rising to {large}: {ends}.")
 

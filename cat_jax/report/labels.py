@@ -66,27 +66,30 @@ _METRICS = {
     "share_of_ideal": Metric("Share of ideal", "share"),
     "auroc": Metric("AUROC", "ratio"),
     "qnc": Metric("QNC", "ratio", -1),
-    "small_cost": Metric("Small FLOPs / large", "share", -1),
-    "flops_saved": Metric("FLOPs saved", "share"),
+    "small_cost": Metric("Small {unit} / large", "share", -1),
+    "flops_saved": Metric("{unit} saved", "share"),
     "quality_gained": Metric("Quality gained"),
     "rate": Metric("Deferred", "share", 0),
     "quality": Metric("Quality"),
-    "flops": Metric("FLOPs / large", "share", -1),
+    "flops": Metric("{unit} / large", "share", -1),
     "kept_fraction": Metric("Tokens kept", "share", 0),
 }
 
 
-def metric(name: str) -> Metric:
-    """How the metric called `name` is shown.
+def metric(name: str, unit: str = "FLOPs") -> Metric:
+    """How the metric called `name` is shown, `unit` being that of the cost.
 
     >>> metric("quality_at_30").label, metric("flops_saved_at_95").label
     ('At 30 % deferral', 'FLOPs saved at 95 % of large')
+    >>> metric("small_cost", "USD").label
+    'Small USD / large'
     """
     if name in _METRICS:
-        return _METRICS[name]
+        found = _METRICS[name]
+        return dataclasses.replace(found, label=found.label.format(unit=unit))
     kind, _, number = name.rpartition("_at_")
     if kind == "flops_saved":
-        return Metric(f"FLOPs saved at {number} % of large", "share")
+        return Metric(f"{unit} saved at {number} % of large", "share")
     return Metric(f"At {number} % deferral")
 
 
@@ -96,14 +99,16 @@ def clear(estimate: Mapping[str, Any]) -> bool | None:
     return None if bounds is None else bounds[0] > 0 or bounds[1] < 0
 
 
-def flops_text(value: float) -> str:
-    """FLOPs with a unit.
+def cost_text(value: float, unit: str = "FLOPs") -> str:
+    """A cost with its unit.
 
-    >>> flops_text(2.5e6), flops_text(3.21e12)
-    ('2.5 MFLOPs', '3.21 TFLOPs')
+    >>> cost_text(2.5e6), cost_text(3.21e12), cost_text(0.00123, "USD")
+    ('2.5 MFLOPs', '3.21 TFLOPs', '0.00123 USD')
     """
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 1000 or unit == "P":
-            return f"{value:.3g} {unit}FLOPs"
+    if unit != "FLOPs":
+        return f"{value:.3g} {unit}"
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 1000 or prefix == "P":
+            return f"{value:.3g} {prefix}FLOPs"
         value /= 1000
     raise AssertionError("unreachable")

@@ -35,6 +35,11 @@ def tasks(results: Mapping[str, Any]) -> list[str]:
     return [scope.removeprefix("task:") for scope in results["scopes"] if scope.startswith("task:")]
 
 
+def cost_unit(results: Mapping[str, Any]) -> str:
+    """What answers are paid in."""
+    return results.get("cost_unit", "FLOPs")
+
+
 def scope_title(scope: str) -> str:
     """A scope in words.
 

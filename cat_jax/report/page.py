@@ -7,7 +7,7 @@ from typing import Any
 
 from cat_jax.cascade.summary import rate_name
 from cat_jax.report import figures, sections
-from cat_jax.report.look import scope_title
+from cat_jax.report.look import cost_unit, scope_title
 from cat_jax.report.markup import figure, prose, section
 from cat_jax.report.prose import findings, lede, method
 from cat_jax.report.style import CHART, PAGE, PALETTE
@@ -24,9 +24,9 @@ DEFINITIONS = {
     "AUROC": "Chance that an answer that is right is surer than one that is wrong.",
     "QNC": "Quality-neutral cost: the least cost at which the cascade is as good as the large model, as a ratio to the "
     "large model's own cost. Above 1, the cascade saves nothing at full quality.",
-    "FLOPs saved at N % of large": "Share of the large model's FLOPs saved by the cheapest point of the curve with N % "
-    "of the large model's quality. Negative: such quality costs more than asking the large model at once.",
-    "FLOPs": "Of answering: encoding and greedy decoding. The small model's are paid on every query.",
+    "{unit} saved at N % of large": "Share of the large model's {unit} saved by the cheapest point of the curve with "
+    "N % of the large model's quality. Negative: such quality costs more than asking the large model at once.",
+    "{unit}": "Of answering, as the models' tables state them. The small model's are paid on every query.",
     "Same rate in each task": "Every task defers the same share of its own queries, so that no gain can come from "
     "deferring one task more than another.",
 }
@@ -50,7 +50,7 @@ def render_report(results: dict[str, Any]) -> str:
         ("samples", "Answers to read", sections.samples_table(results)),
         ("rules", "Confidence rules", sections.rules_table(results)),
         ("configs", "Configurations", sections.configs_section(results)),
-        ("definitions", "What the numbers mean", _definitions()),
+        ("definitions", "What the numbers mean", _definitions(cost_unit(results))),
     ]
     parts = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{anchor}">{escape(heading)}</a> ' for anchor, heading, _ in parts)
@@ -122,5 +122,6 @@ def _cost(results: dict[str, Any], scope: str) -> str:
     return shown + sections.metrics_tables(results) + ideal
 
 
-def _definitions() -> str:
-    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in DEFINITIONS.items())}</dl>"
+def _definitions(unit: str) -> str:
+    said = ((escape(text.format(unit=unit)) for text in item) for item in DEFINITIONS.items())
+    return f"<dl>{''.join(f'<dt>{name}</dt><dd>{meaning}</dd>' for name, meaning in said)}</dl>"

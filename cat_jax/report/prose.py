@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cat_jax.cascade.inputs import EQUAL_RATES, POOLED
 from cat_jax.cascade.summary import rate_name
-from cat_jax.report.labels import clear, flops_text, metric
-from cat_jax.report.look import by_objective, percent, thousands
+from cat_jax.report.labels import clear, cost_text, metric
+from cat_jax.report.look import by_objective, cost_unit, percent, thousands
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -26,17 +26,24 @@ def lede(results: Mapping[str, Any]) -> str:
     small = [m for m in models.values() if m["role"] == "small"]
     large = models[results["large"]]
     seeds = len({m["seed"] for m in small})
-    sizes = sorted({m["parameters"] for m in small})
     costs = [m["flops"] / large["flops"] for m in small]
     cost = percent(round(sum(costs) / len(costs), 3))
-    size = thousands(sizes[0]) if len(sizes) == 1 else f"{thousands(sizes[0])} to {thousands(sizes[-1])}"
+    paid = cost_text(large["flops"], cost_unit(results))
     return (
         f"{count(len(results['objectives']), 'training objective')}, {count(seeds, 'seed')}, "
         f"{count(len(results['tasks']), 'task')}, {count(results['examples'], 'example')} of the "
-        f"{settings['test_split']} split. A small model ({size} parameters) answers every query; those of low "
-        f"confidence ({settings['rules'][0]}) go to {results['large']} ({thousands(large['parameters'])} parameters). "
-        f"Asking the small model costs {cost} of the {flops_text(large['flops'])} that the large one spends on a query."
+        f"{settings['test_split']} split. A small model{_size(small)} answers every query; those of low "
+        f"confidence ({settings['rules'][0]}) go to {results['large']}{_size([large])}. "
+        f"Asking the small model costs {cost} of the {paid} that the large one spends on a query."
     )
+
+
+def _size(models: Sequence[Mapping[str, Any]]) -> str:
+    """The parameters of models in brackets; nothing where those of one are not known."""
+    sizes = sorted({m["parameters"] for m in models if m["parameters"] is not None})
+    if not sizes or any(m["parameters"] is None for m in models):
+        return ""
+    return f" ({' to '.join(map(thousands, sorted({sizes[0], sizes[-1]})))} parameters)"
 
 
 def findings(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from cat_jax.cascade.inputs import EQUAL_RATES
 from cat_jax.cascade.summary import kept_name, rate_name
 from cat_jax.report import figures
 from cat_jax.report.labels import NOTHING, Metric, metric
-from cat_jax.report.look import CELLS, by_objective, percent, scope_title, tasks
+from cat_jax.report.look import CELLS, by_objective, cost_unit, percent, scope_title, tasks
 from cat_jax.report.markup import Cell, box_legend, estimate_cell, number, prose, table, text
 from cat_jax.report.prose import routing_sentences
 
@@ -60,11 +60,11 @@ def objectives_table(results: dict[str, Any]) -> str:
 
 def metrics_tables(results: dict[str, Any]) -> str:
     """All other metrics of the headline scope: of each curve alone, and against the baseline's."""
-    scope, settings = results["headline_scope"], results["settings"]
+    scope, settings, unit = results["headline_scope"], results["settings"], cost_unit(results)
     summary, apart = by_objective(results, results["summary"][scope]), results["differences"][scope]
     alone = ["gain_over_random", "share_of_ideal", "auroc", "qnc", *map(kept_name, settings["kept"])]
     rows = [[text(o), *(estimate_cell(metric(n), found[n]) for n in alone)] for o, found in summary.items()]
-    head = ["Objective", *(metric(n).label for n in alone)]
+    head = ["Objective", *(metric(n, unit).label for n in alone)]
     first = table(f"{escape(scope_title(scope))}.", head, rows, [False, *[True] * len(alone)])
     rates = [n for n in map(rate_name, settings["rates"]) if n != rate_name(settings["headline_rate"])]
     against = ["flops_saved", "quality_gained"]
@@ -78,7 +78,7 @@ def metrics_tables(results: dict[str, Any]) -> str:
     ]
     baseline, rate = settings["baseline"], percent(settings["headline_rate"])
     head = ["Objective", *(metric(n).label for n in rates)]
-    head += [f"FLOPs saved at {baseline}'s quality", f"Quality gained at {baseline}'s FLOPs"]
+    head += [f"{unit} saved at {baseline}'s quality", f"Quality gained at {baseline}'s {unit}"]
     caption = f"Quality at other rates; the last two columns compare at {escape(baseline)}'s point of {rate} deferral."
     return first + table(caption, head, rows, [False, *[True] * (len(head) - 1)])
 
@@ -146,7 +146,7 @@ def threshold_table(results: dict[str, Any]) -> str:
     test, validation = results["settings"]["test_split"], results["settings"]["validation_split"]
     head = ["Target", "Objective", "Threshold by seed"]
     head += [f"{label}, {split}" for label in ("Deferred", "Quality") for split in (validation, test)]
-    head.append(f"FLOPs / large, {test}")
+    head.append(f"{metric('flops', cost_unit(results)).label}, {test}")
     lacking = [task for task in tasks(results) if task not in results["threshold_tasks"]]
     without = escape(f", without {', '.join(lacking)}, of which there is no {validation}") if lacking else ""
     caption = (

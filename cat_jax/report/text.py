@@ -7,7 +7,7 @@ from typing import Any
 
 from cat_jax.cascade.summary import rate_name
 from cat_jax.report.labels import NOTHING, Metric, metric
-from cat_jax.report.look import by_objective, percent, scope_title
+from cat_jax.report.look import by_objective, cost_unit, percent, scope_title
 from cat_jax.report.prose import findings
 
 
@@ -21,7 +21,7 @@ def objectives_table(results: Mapping[str, Any]) -> str:
     head = ["objective", "seeds", "small alone", "large alone", "AUC-DF", f"at {percent(rate)} deferral"][
         : 2 + len(names)
     ]
-    head += ["FLOPs small/large", "tokens kept"]
+    head += [f"{cost_unit(results)} small/large", "tokens kept"]
     share, rows = Metric("", "share"), []
     for objective, found in summary.items():
         kept = results["training"].get(objective, {}).get("kept_fraction")

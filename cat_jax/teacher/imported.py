@@ -18,7 +18,7 @@ from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.progress import Progress
 from cat_jax.teacher.codes import encode_log_probability
-from cat_jax.teacher.foreign import ForeignRow, files_digest, read_rows
+from cat_jax.teacher.foreign import ROWS, ForeignRow, read_rows
 from cat_jax.teacher.layout import BitLayout, SparseLayout
 from cat_jax.teacher.manifest import Manifest, Recipe, TeacherIdentity, signal_directory
 from cat_jax.teacher.output import SignalWriter
@@ -69,7 +69,7 @@ def import_signal(
         raise UserError("there is no file to import", "name at least one, --import=FILE")
     entries = 0 if keep == "bit" else _most_entries(paths)
     layout = SparseLayout(top_k=entries, tail_draws=0) if entries else BitLayout()
-    teacher = TeacherIdentity(teacher_name, 0, files_digest(paths), "imported")
+    teacher = TeacherIdentity(teacher_name, 0, ROWS.digest(paths), "imported")
     mixture = read_mixture(store_dir, mixture_or_task)
     parts = [
         _Part(ExampleStore.open(store_dir, task.task, split), teacher, layout, output_dir, overwrite)

@@ -129,7 +129,7 @@ def history(path, steps=400, start=0.3, end=0.9, every=10):
     return path
 
 
-def view(confidence, small, large, small_flops=1.0, large_flops=10.0, task="t"):
+def view(confidence, small, large, small_cost=1.0, large_cost=10.0, task="t"):
     """A view of one task from plain lists of scores on 0 to 100."""
     small, large = np.asarray(small, float), np.asarray(large, float)
     count = len(small)
@@ -138,8 +138,8 @@ def view(confidence, small, large, small_flops=1.0, large_flops=10.0, task="t"):
         clusters=(np.arange(count),),
         confidence=np.asarray(confidence, float),
         quality=SumQuality(small[:, None], large[:, None], mean_value),
-        small_flops=np.broadcast_to(np.asarray(small_flops, float), count).copy(),
-        large_flops=np.broadcast_to(np.asarray(large_flops, float), count).copy(),
+        small_cost=np.broadcast_to(np.asarray(small_cost, float), count).copy(),
+        large_cost=np.broadcast_to(np.asarray(large_cost, float), count).copy(),
         small_scores=small,
         large_scores=large,
     )

@@ -15,8 +15,8 @@ def test_every_number_of_a_tiny_curve():
     assert curve.thresholds.tolist() == [-np.inf, -3, -2, -1, np.inf]
     assert curve.rate.tolist() == [[0, 0.25, 0.5, 0.75, 1]]
     assert curve.quality.tolist() == [[50, 75, 75, 100, 75]]
-    assert curve.flops.tolist() == [[1, 3.5, 6, 8.5, 11]]
-    assert curve.large_flops.tolist() == [10]
+    assert curve.cost.tolist() == [[1, 3.5, 6, 8.5, 11]]
+    assert curve.large_cost.tolist() == [10]
     assert curve.right.tolist() == [[0, 0, 0.25, 0.25, 0.5]]
     # 0.25 x (50 / 2 + 75 + 75 + 100 + 75 / 2)
     assert curve.area().tolist() == [78.125]
@@ -28,14 +28,14 @@ def test_reading_between_points():
     assert curve.at_rate(0.3).tolist() == [75.0]
     assert curve.at_rate(0.0).tolist() == [50.0]
     assert curve.at_rate(1.0).tolist() == [75.0]
-    assert curve.flops_at_rate(0.3).tolist() == pytest.approx([4.0])
-    assert curve.at_flops(np.array([2.25])).tolist() == [62.5]
-    assert curve.at_flops(np.array([99.0])).tolist() == [75.0]
-    assert np.isnan(curve.at_flops(np.array([0.5]))).all()
-    assert curve.least_flops(np.array([75.0])).tolist() == [3.5]
-    assert curve.least_flops(np.array([71.25])).tolist() == [3.125]
-    assert curve.least_flops(np.array([40.0])).tolist() == [1.0]
-    assert curve.least_flops(np.array([100.5])).tolist() == [np.inf]
+    assert curve.cost_at_rate(0.3).tolist() == pytest.approx([4.0])
+    assert curve.at_cost(np.array([2.25])).tolist() == [62.5]
+    assert curve.at_cost(np.array([99.0])).tolist() == [75.0]
+    assert np.isnan(curve.at_cost(np.array([0.5]))).all()
+    assert curve.least_cost(np.array([75.0])).tolist() == [3.5]
+    assert curve.least_cost(np.array([71.25])).tolist() == [3.125]
+    assert curve.least_cost(np.array([40.0])).tolist() == [1.0]
+    assert curve.least_cost(np.array([100.5])).tolist() == [np.inf]
 
 
 def test_queries_of_equal_confidence_are_deferred_together():
@@ -73,10 +73,10 @@ def test_order_of_rows_does_not_matter():
         made.confidence[shuffle],
         made.small_scores[shuffle],
         made.large_scores[shuffle],
-        made.small_flops[shuffle],
-        made.large_flops[shuffle],
+        made.small_cost[shuffle],
+        made.large_cost[shuffle],
     )
-    for name in ("thresholds", "rate", "quality", "flops", "right"):
+    for name in ("thresholds", "rate", "quality", "cost", "right"):
         np.testing.assert_allclose(getattr(made.curve(), name), getattr(other.curve(), name), rtol=1e-12)
 
 
@@ -119,14 +119,14 @@ def test_a_weighted_curve_is_the_curve_of_repeated_rows():
             made.confidence[rows],
             made.small_scores[rows],
             made.large_scores[rows],
-            made.small_flops[rows],
-            made.large_flops[rows],
+            made.small_cost[rows],
+            made.large_cost[rows],
         ).curve()
         np.testing.assert_allclose(curve.area()[r], repeated.area()[0], rtol=1e-12)
-        np.testing.assert_allclose(curve.large_flops[r], repeated.large_flops[0], rtol=1e-12)
+        np.testing.assert_allclose(curve.large_cost[r], repeated.large_cost[0], rtol=1e-12)
         for rate in (0.0, 0.1, 0.3, 0.77, 1.0):
             np.testing.assert_allclose(curve.at_rate(rate)[r], repeated.at_rate(rate)[0], rtol=1e-9)
-            np.testing.assert_allclose(curve.flops_at_rate(rate)[r], repeated.flops_at_rate(rate)[0], rtol=1e-9)
+            np.testing.assert_allclose(curve.cost_at_rate(rate)[r], repeated.cost_at_rate(rate)[0], rtol=1e-9)
 
 
 def test_a_long_curve_is_resampled_on_fewer_points_that_hardly_move_it():

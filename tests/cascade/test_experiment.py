@@ -114,7 +114,7 @@ def test_thresholds_meet_their_targets_on_validation(made):
         if row["target"] == "rate=0.3":
             assert row["validation"]["rate"] <= 0.3
             assert row["validation"]["rate"] > 0.28
-        if row["target"] == "flops=0.5":
+        if row["target"] == "cost=0.5":
             assert row["validation"]["flops"] <= 0.5
         low, high = row["test"]["rate"]["interval"]
         assert low <= row["test"]["rate"]["mean"] <= high

@@ -21,6 +21,7 @@ from cat_jax.errors import UserError
         ("quality=1.3", -1.0),
         ("flops=0.1", -np.inf),
         ("flops=0.36", -3.0),
+        ("cost=0.36", -3.0),
         ("flops=2", np.inf),
         ("quality=1.4", None),
         ("flops=0.05", None),
@@ -56,7 +57,7 @@ def test_a_point_applied_to_its_own_split_is_on_the_curve(seed):
         found = apply(made, curve.thresholds[p])
         assert found["rate"][0] == pytest.approx(curve.rate[0, p])
         assert found["quality"][0] == pytest.approx(curve.quality[0, p])
-        assert found["flops"][0] == pytest.approx(curve.flops[0, p] / curve.large_flops[0])
+        assert found["flops"][0] == pytest.approx(curve.cost[0, p] / curve.large_cost[0])
 
 
 def test_weights_repeat_rows():
@@ -75,7 +76,7 @@ def test_weights_repeat_rows():
     "text", ["rate", "rate=1.1", "rate=-0.1", "speed=3", "rate=0.3.3", "flops=inf", "quality=1e999"]
 )
 def test_targets_that_make_no_sense(text):
-    with pytest.raises(UserError, match=r"rate=0\.3, quality=0\.95 or flops=0\.5"):
+    with pytest.raises(UserError, match=r"rate=0\.3, quality=0\.95 or cost=0\.5"):
         parse_target(text)
 
 
