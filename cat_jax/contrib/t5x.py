@@ -241,11 +241,12 @@ def _check(
     for name in ("z_loss", "label_smoothing"):
         if name in options:
             raise UserError(f"{name} is a field of the objective here", f"set Objective.{name}, and leave this out")
-    if (teacher_module is None) != (teacher_params is None):
-        given, lacking = ("teacher_params", "teacher_module") if teacher_module is None else (
-            "teacher_module", "teacher_params",
-        )  # fmt: skip
-        raise UserError(f"there is {given} and no {lacking}", "give both, or neither where batches have the bits")
+    given = {"teacher_module": teacher_module, "teacher_params": teacher_params}
+    lacking = [name for name, value in given.items() if value is None]
+    if len(lacking) == 1:
+        raise UserError(
+            f"there is no {lacking[0]}", f"give {' and '.join(given)}, or neither where batches have the bits"
+        )
     if objective.needs_distribution and teacher_module is None:
         raise UserError(
             f"the objective {objective.name} with w = {objective.w:g} needs the teacher's distribution",

@@ -213,8 +213,8 @@ def test_a_random_rule_draws_from_the_step_s_key(t5x, world):
     ("objective", "options", "problem"),
     [
         (CAT_DIST, {}, "cat_dist with w = 0.4 needs the teacher's distribution"),
-        (CAT_XENT, {"teacher_params": {}}, "there is teacher_params and no teacher_module"),
-        (CAT_XENT, {"teacher_module": 1}, "there is teacher_module and no teacher_params"),
+        (CAT_XENT, {"teacher_params": {}}, "there is no teacher_module"),
+        (CAT_XENT, {"teacher_module": 1}, "there is no teacher_params"),
         (CAT_XENT, {"z_loss": 1e-4}, "set Objective.z_loss"),
         ("cat_xent", {}, "objective cannot be 'cat_xent'"),
         (

@@ -15,6 +15,7 @@ from cat_jax.data.manifest import Recipe
 from cat_jax.data.mixture import write_mixture
 from cat_jax.data.record import Example
 from cat_jax.data.writer import write_store
+from cat_jax.evaluate.foreign import ROWS, read_answers
 from cat_jax.evaluate.imported import import_answers
 
 pytest.importorskip("seqio", reason="needs the `data` extra")
@@ -102,6 +103,14 @@ def test_from_vllm_to_a_curve(workspace, capsys):
     capsys.readouterr()
     runpy.run_path("read_table.py")
     assert "'prediction': 'anab'" in capsys.readouterr().out
+
+
+def test_rows_have_fields_that_are_read(tmp_path):
+    (rows,) = [text for language, _, text in BLOCKS if language == "json"]
+    (tmp_path / "rows.jsonl").write_text(rows)
+    found = list(read_answers(str(tmp_path / "rows.jsonl")))
+    assert [row.example_id for row in found] == ["17", "18", "19"]
+    assert all(set(json.loads(row)) <= ROWS.fields for row in rows.splitlines())
 
 
 def test_every_file_and_command_of_the_page_is_run():
