@@ -108,13 +108,12 @@ def plan(
     check_batch_size(train_dataset.batch_size, on, num_microbatches)
     live = teacher if isinstance(teacher, LiveTeacher) else None
     teacher_config = _teacher_config(live, teacher_model)
-    in_step = None if live is None else _in_dtype(teacher_config, live.dtype)
     teaching = _Teaching(_in_dtype(teacher_config, teach_dtype), layout, teach_mesh, teach_batch_size)
     case = TrainCase(
         model=model,
         objective=objective,
         optimizer=optimizer,
-        teacher=in_step,
+        teacher=None if live is None else _in_dtype(teacher_config, live.dtype),
         signal=layout if teacher is not None and live is None else None,
         batch_size=train_dataset.batch_size,
         feature_lengths=train_dataset.feature_lengths,
