@@ -57,6 +57,7 @@ OBJECTS = {
     "BitLayout": Name("cat_jax.teacher.layout", "BitLayout"),
     "CheckpointConfig": Name("cat_jax.checkpoint.retention", "CheckpointConfig"),
     "DatasetConfig": Name("cat_jax.data.loader", "DatasetConfig"),
+    "DecoderConfig": Name("cat_jax.models.decoder_config", "DecoderConfig"),
     "EvaluatedModel": Name("cat_jax.evaluate.job", "EvaluatedModel"),
     "Experiment": Name("cat_jax.cli.experiment", "Experiment", light=True),
     "FullLayout": Name("cat_jax.teacher.layout", "FullLayout"),
