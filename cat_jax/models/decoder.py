@@ -1,4 +1,4 @@
-"""A decoder-only Transformer with rotary positions and RMSNorm: Llama, Mistral, Qwen, SmolLM2 or Gemma by configuration.
+"""A decoder-only Transformer with rotary positions and RMSNorm: Llama, Mistral, Qwen, SmolLM2, Gemma by configuration.
 
 Numbers agree with `transformers`' models to f32 rounding. Shape letters: B rows, T columns, P columns of the prompt in
 the cache, N heads of keys and values, K size of a head, D width, V vocabulary.
@@ -7,6 +7,7 @@ the cache, N heads of keys and values, K size of a head, D width, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -115,7 +116,8 @@ class Decoder(nnx.Module):
         for kind, layer in zip(c.layer_kinds, each_layer(self.layers), strict=True):
             x, keys_values = layer.read(x, views[kind])
             x = by_rows(x)
-            layers.append(_fresh(*(_take_keys(each, kept[kind]) for each in keys_values), self._ring(kind, room)))
+            keys, values = (_take_keys(each, kept[kind]) for each in keys_values)
+            layers.append(_fresh(keys, values, self._ring(kind, room)))
         cache = DecoderCache(
             index=jnp.zeros_like(last),
             length=jnp.sum(rows.examples > 0, axis=1, dtype=jnp.int32),

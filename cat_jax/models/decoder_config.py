@@ -61,9 +61,9 @@ class DecoderConfig:
         mlp_dim: hidden width of the MLP.
         num_layers: how many layers.
         num_kv_heads: heads of keys and values, each for as many queries' heads; None is `num_heads`.
-        bos_id: the id that is embedded where an example begins, in place of the id 0 that batches have there. None for a
-            model that was trained without one: nothing stands there then, and the first token of the inputs is at
-            position 0. Every example must have inputs then.
+        bos_id: the id that is embedded where an example begins, in place of the id 0 that batches have there. None for
+            a model that was trained without one: nothing stands there then, the first token of the inputs is at
+            position 0, and every example must have inputs.
         prefix_lm: inputs see each other in both directions; else every token sees those up to its own.
         activations: of the MLP: ('silu', 'linear') is SwiGLU, ('gelu', 'linear') Gemma's.
         tie_embeddings: the head is the embedding table.

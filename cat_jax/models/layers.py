@@ -33,7 +33,7 @@ PRODUCT = "product"
 
 
 class Linear(nnx.Module):
-    """A linear map from the leading `contract` dimensions of its kernel to the others; without bias if not asked for."""
+    """A linear map from the leading `contract` dimensions of its kernel to the others, without bias or with one."""
 
     def __init__(
         self,

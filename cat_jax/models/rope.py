@@ -65,9 +65,9 @@ def _plain(size: int, theta: float) -> np.ndarray:
 
 def _llama3(config: DecoderConfig, frequencies: np.ndarray) -> np.ndarray:
     """Llama 3.1's: slow pairs are slowed down by the factor, fast ones are not, with a ramp between."""
-    c = config
-    assert c.rope_original_length is not None
-    turns = c.rope_original_length * frequencies / (2 * np.pi)
+    c, length = config, config.rope_original_length
+    assert length is not None
+    turns = length * frequencies / (2 * np.pi)
     low, high = c.rope_low_frequency_factor, c.rope_high_frequency_factor
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return frequencies * (kept + (1.0 - kept) / c.rope_factor)
@@ -75,13 +75,12 @@ def _llama3(config: DecoderConfig, frequencies: np.ndarray) -> np.ndarray:
 
 def _yarn(config: DecoderConfig, frequencies: np.ndarray) -> np.ndarray:
     """YaRN (Peng et al. 2023, arXiv 2309.00071): the ramp goes over the pairs' numbers, from and to a whole one."""
-    c = config
-    assert c.rope_original_length is not None
+    c, length = config, config.rope_original_length
+    assert length is not None
 
     def pair(turns: float) -> float:
         """The pair, as a real number, that turns so often within the original length."""
-        wavelength = c.rope_original_length / (turns * 2 * math.pi)
-        return c.rotary_dim * math.log(wavelength) / (2 * math.log(c.rope_theta))
+        return c.rotary_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(c.rope_theta))
 
     first = max(math.floor(pair(c.rope_beta_fast)), 0)
     last = min(math.ceil(pair(c.rope_beta_slow)), c.rotary_dim - 1)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from decoder_cases import FAMILIES, INPUTS, TARGETS, batch_of, prompts_of, tiny_config
