@@ -80,9 +80,15 @@ def tiny_config(family: str = "llama", **changes) -> DecoderConfig:
 
 @functools.cache
 def split(config: DecoderConfig, seed: int = 0):
-    """Graph definition and parameters of a new model; compiled as one, which is much faster than op by op."""
-    abstract = nnx.eval_shape(lambda: config.build(jax.random.key(seed)))
-    return nnx.graphdef(abstract), jax.jit(lambda: nnx.state(config.build(jax.random.key(seed))))()
+    """Graph definition and random parameters of a model, drawn by NumPy: nothing is compiled."""
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: config.build(jax.random.key(0))))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, param):
+        stddev = 0.3 if param.ndim == 1 else (param.shape[0] if path[-1] == "kernel" else config.embed_dim) ** -0.5
+        return param.replace(jnp.array(rng.normal(0, stddev, param.shape) + (path[-1] == "scale"), param.dtype))
+
+    return graphdef, nnx.from_flat_state([(path, draw(path, param)) for path, param in nnx.to_flat_state(params)])
 
 
 def random_rows(seed: int, lengths: list[int]) -> list[list[int]]:
