@@ -14,11 +14,9 @@ from cat_jax.decode.greedy import greedy
 from cat_jax.decode.score import score_targets
 
 CONFIGS = {
-    "global": tiny_config("llama"),
-    "nobody": tiny_config("qwen2", num_layers=2, layer_pattern=("local", "global")),
+    "nobody": tiny_config("qwen2", num_layers=2, layer_pattern=("local", "global"), window=2),
     "both, scanned": tiny_config("gemma3", scan_layers=True),
     "prefix": tiny_config("gemma2", prefix_lm=True, num_layers=2),
-    "window of two": tiny_config("mistral", window=2, num_layers=2),
 }
 STEPS = 9
 WRITTEN = random_rows(3, [STEPS] * 3)
@@ -105,7 +103,7 @@ def test_beams_share_what_the_prompt_left():
     """Only the rings and the count of steps differ from beam to beam, so only those are copied and gathered."""
     from cat_jax.decode.beam_cache import Beams
 
-    graphdef, params = split(dataclasses.replace(CONFIGS["global"], num_layers=1))
+    graphdef, params = split(dataclasses.replace(tiny_config("llama"), num_layers=1))
     model = nnx.merge(graphdef, params)
     cache, _ = model.prefill(prompts_of(INPUTS, 9), 7)
     shapes = [x.shape for x in Beams(model, cache, 2).cache]

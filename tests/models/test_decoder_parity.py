@@ -18,7 +18,7 @@ from cat_jax.models.stack import each_layer
 torch = pytest.importorskip("torch", reason="parity is checked where torch is installed")
 pytest.importorskip("transformers", reason="parity is checked where transformers is installed")
 
-STEPS = 12
+STEPS = 8
 COLUMNS = 9 + STEPS
 
 

@@ -57,8 +57,9 @@ def gradient(config):
 def test_a_seed_gives_the_same_numbers_scanned_or_not():
     small = dataclasses.replace(UNROLLED, num_layers=2, window=None, layer_pattern=("global",), local_rope_theta=None)
     build = lambda config: nnx.state(config.build(KEY))  # noqa: E731
-    unrolled = build(small)
-    assert_close(stack_layers(unrolled), build(dataclasses.replace(small, scan_layers=True)), 0)
+    scanned = dataclasses.replace(small, scan_layers=True)
+    unrolled, stacked = jax.jit(lambda: (build(small), build(scanned)))()
+    assert_close(stack_layers(unrolled), stacked, 0)
     assert len({float(jnp.sum(x)) for x in jax.tree.leaves(unrolled) if x.ndim > 1}) == 1 + 2 * 7  # all differ
     norms = [x for name, x in by_name(unrolled).items() if "scale" in name]
     assert len(norms) == 1 + 2 * 6
@@ -75,7 +76,7 @@ def test_the_scanned_model_equals_the_unrolled_one():
     assert np.abs(np.array(expected) - np.array(run(graphdef, params, batch).hidden)).max() > 0.1  # dropout did it
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, "none"), (True, "minimal"), (False, "full")])
+@pytest.mark.parametrize(("scan", "remat"), [(True, "minimal"), (False, "full")])
 def test_neither_scanning_nor_rematerialisation_changes_a_gradient(scan, remat):
     expected = gradient(UNROLLED)
     found = gradient(dataclasses.replace(SCANNED if scan else UNROLLED, remat=remat))
