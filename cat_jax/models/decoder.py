@@ -114,7 +114,7 @@ class Decoder(nnx.Module):
         room, kept = max(max_decode_length - 1, 1), {kind: self._kept(kind, last, len(columns)) for kind in views}
         layers = []
         for kind, layer in zip(c.layer_kinds, each_layer(self.layers), strict=True):
-            x, keys_values = layer.read(x, views[kind])
+            x, keys_values = layer.read(x, views[kind], kind == LOCAL)
             x = by_rows(x)
             keys, values = (_take_keys(each, kept[kind]) for each in keys_values)
             layers.append(_fresh(keys, values, self._ring(kind, room)))
@@ -150,7 +150,10 @@ class Decoder(nnx.Module):
         """By kind of layer, global first."""
         kinds = [kind for kind in (GLOBAL, LOCAL) if kind in self.config.layer_kinds]
         turn = lambda kind: rotation(self.config, rows.positions, local=kind == LOCAL)  # noqa: E731
-        return {kind: View(rows.mask(self._window(kind)), turn(kind)) for kind in kinds}
+        examples = None
+        if self.config.attention == "splash":
+            examples = jnp.ones_like(rows.tokens) if rows.examples is None else rows.examples
+        return {kind: View(rows.mask(self._window(kind)), turn(kind), examples) for kind in kinds}
 
     def _kept(self, kind: str, last: jax.Array, columns: int) -> jax.Array | None:
         """i32[B, P]: the prompt's columns that a layer can still see when it is over, if they are not all."""

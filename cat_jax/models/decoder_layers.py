@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cat_jax.models.attention import put_position
-from cat_jax.models.decoder_config import DecoderConfig
+from cat_jax.models.decoder_config import LOCAL, DecoderConfig
 from cat_jax.models.dropout import Keep, dropout
 from cat_jax.models.grouped_attention import GroupedAttention
 from cat_jax.models.layers import MLP, RMSNorm
@@ -31,6 +31,7 @@ class View:
 
     mask: jax.Array  # bool, broadcastable to [B, 1, T, T]; see `models.masks`
     rotation: Rotation
+    examples: jax.Array | None  # i32[B, T], for a kernel that reads no mask
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +66,8 @@ class DecoderLayer(nnx.Module):
         c = config
         attention_key, mlp_key = jax.random.split(key)
         norm = {"epsilon": c.norm_epsilon, "offset": c.norm_offset, "param_dtype": c.param_dtype}
-        self.dropout_rate = c.dropout_rate
+        self.dropout_rate, self.window = c.dropout_rate, c.window
+        self.kinds = frozenset(c.layer_kinds)
         self.attention_norm = RMSNorm(c.embed_dim, **norm)
         self.attention = GroupedAttention(c, attention_key)
         self.attention_post_norm = RMSNorm(c.embed_dim, **norm) if c.post_norms else None
@@ -83,19 +85,22 @@ class DecoderLayer(nnx.Module):
                 dropout's; see `models.dropout`.
         """
         view, *others = views
-        if others:
-            local = (keep or {})["local"]
-            view = jax.tree.map(lambda whole, part: jnp.where(local, part, whole), view, *others)
-        return self.read(x, view, keep=keep)[0]
+        if not others:
+            return self.read(x, view, LOCAL in self.kinds, keep=keep)[0]
+        local = (keep or {})["local"]
+        view = jax.tree.map(lambda whole, part: jnp.where(local, part, whole), view, *others)
+        return self.read(x, view, local, keep=keep)[0]
 
-    def read(self, x: jax.Array, view: View, *, keep: Keep | None = None) -> tuple[jax.Array, KeysValues]:
+    def read(
+        self, x: jax.Array, view: View, local: bool | jax.Array, *, keep: Keep | None = None
+    ) -> tuple[jax.Array, KeysValues]:
         """[B, T, D] to [B, T, D], and the keys and values that were looked at."""
         found: list[KeysValues] = []
 
         def attention(y: jax.Array) -> jax.Array:
             query, keys, values = self.attention.project(y, view.rotation)
             found.append((keys, values))
-            return self.attention.mix(query, [(keys, values, view.mask)])
+            return self.attention.mix_row(query, (keys, values, view.mask), view.examples, self.window, local)
 
         return self._residual(x, attention, keep or {}), found[0]
 

@@ -6,6 +6,7 @@ H heads of queries, N heads of keys and values, G = H / N, K size of a head, D w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,6 +18,7 @@ from cat_jax.models.attention import MASKED
 from cat_jax.models.decoder_config import DecoderConfig
 from cat_jax.models.layers import Linear, RMSNorm
 from cat_jax.models.rope import Rotation
+from cat_jax.parallel.activations import by_rows_and_heads
 
 Keys = tuple[jax.Array, jax.Array, jax.Array]
 """Keys and values [B, N, S, K], and who may see them: bool, broadcastable to [B, 1, T, S]."""
@@ -90,4 +92,37 @@ class GroupedAttention(nnx.Module):
     def mix(self, query: jax.Array, keys: Sequence[Keys]) -> jax.Array:
         """[B, T, D] of queries [B, H, T, K] that look at sets of keys."""
         mixed = attend(query, keys, scale=self.scale, softcap=self.softcap)
+        return self.output(jnp.swapaxes(mixed, 1, 2))
+
+    def mix_row(
+        self, query: jax.Array, keys: Keys, examples: jax.Array | None, window: int | None, local: bool | jax.Array
+    ) -> jax.Array:
+        """The same of all columns of a row that look at each other: by a kernel, if the configuration wants one.
+
+        Args:
+            query: [B, H, T, K].
+            keys: of the same columns.
+            examples: i32[B, T], of `decoder_rows.Rows`; what the kernel reads in place of the keys' mask.
+            window: of a local layer.
+            local: whether this is one; traced where layers are scanned.
+        """
+        if examples is None:
+            return self.mix(query, [keys])
+        from cat_jax.models.splash import splash_attend  # Pallas takes long to import
+
+        def on_tpu(query: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, examples: jax.Array):
+            del mask
+            splash = functools.partial(splash_attend, scale=self.scale, softcap=self.softcap)
+            whole, part = (
+                functools.partial(by_rows_and_heads, functools.partial(splash, window=w)) for w in (None, window)
+            )
+            if isinstance(local, bool):
+                return (part if local else whole)(query, keys, values, examples)
+            return jax.lax.cond(local, part, whole, query, keys, values, examples)
+
+        def elsewhere(query: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, examples: jax.Array):
+            del examples
+            return attend(query, [(keys, values, mask)], scale=self.scale, softcap=self.softcap)
+
+        mixed = jax.lax.platform_dependent(query, *keys, examples, tpu=on_tpu, default=elsewhere)
         return self.output(jnp.swapaxes(mixed, 1, 2))

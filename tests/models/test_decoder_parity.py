@@ -51,7 +51,7 @@ def errors_by_layer(pair, batch, hidden_states, real):
     x, views = model._embed(rows.tokens), model._views(rows)
     for kind, layer in zip(config.layer_kinds, each_layer(model.layers), strict=True):
         states.append(x)
-        x, _ = layer.read(x, views[kind])
+        x, _ = layer.read(x, views[kind], kind == "local")
     states.append(model.norm(x))
     differences = [
         np.abs(np.array(ours)[:, -real.shape[1] :] - wanted.numpy())[real].max()
