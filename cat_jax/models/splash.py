@@ -15,6 +15,17 @@ from cat_jax.models.layers import PRODUCT
 _BLOCKS = (512, 256, 128)
 """Columns that the kernel treats together: the first that divides a row, which is padded to a multiple of the last."""
 
+_BLOCK_FIELDS = (
+    "block_q",
+    "block_kv",
+    "block_kv_compute",
+    "block_q_dkv",
+    "block_kv_dkv",
+    "block_kv_dkv_compute",
+    "block_q_dq",
+    "block_kv_dq",
+)
+
 _NOBODY = jnp.iinfo(jnp.int32).min
 """The example that columns of the kernel's padding belong to."""
 
@@ -64,18 +75,8 @@ def splash_attend(
     )
 
     def of_row(query: jax.Array, keys: jax.Array, values: jax.Array, examples: jax.Array) -> jax.Array:
-        return kernel(query, keys, values, segment_ids=kernels.SegmentIds(examples, examples))
+        mixed = kernel(query, keys, values, segment_ids=kernels.SegmentIds(examples, examples))
+        assert isinstance(mixed, jax.Array)  # it has no residuals to return but in differentiation
+        return mixed
 
     return jax.vmap(of_row)(query, keys, values, examples)[:, :, :length].astype(values.dtype)
-
-
-_BLOCK_FIELDS = (
-    "block_q",
-    "block_kv",
-    "block_kv_compute",
-    "block_q_dkv",
-    "block_kv_dkv",
-    "block_kv_dkv_compute",
-    "block_q_dq",
-    "block_kv_dq",
-)

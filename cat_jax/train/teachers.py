@@ -23,8 +23,8 @@ def check_live(teacher: LiveTeacher, model: ModelConfig, objective: Objective, s
 
     Raises:
       UserError: there is no such model; it was trained on other vocabularies than the stores', does not know all their
-        ids, has ids that the student lacks (see `check_signals`), reads the inputs where the student does not, or cannot
-        do without any.
+        ids, has ids that the student lacks (see `check_signals`), reads the inputs where the student does not, or
+        cannot do without any.
     """
     model_dir, _ = split_step_dir(teacher.model_dir)
     config, vocabularies = read_model_file(model_dir)

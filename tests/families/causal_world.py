@@ -32,7 +32,10 @@ def write_words(root, task="backwards", features=("inputs", "targets"), options=
         draw = np.random.default_rng(seed)
         examples = []
         for k in range(count):
-            word = "".join(chr(ord("a") + i) for i in draw.integers(0, VOCABULARY - 2, draw.integers(1, 6) if k or not empty else 0))
+            word = "".join(
+                chr(ord("a") + i)
+                for i in draw.integers(0, VOCABULARY - 2, draw.integers(1, 6) if k or not empty else 0)
+            )
             raw = {"inputs_pretokenized": word, "targets_pretokenized": word[::-1]}
             raw |= {"options": [word[::-1], word + "a", "b"]} if options else {}
             inputs = np.array(encode(word), np.int32) if "inputs" in features else None

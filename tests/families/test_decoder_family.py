@@ -1,4 +1,4 @@
-"""The bundled decoder-only family goes through training, teaching and evaluation, with a start of its own and without."""
+"""The decoder-only family goes through training, teaching and evaluation, with a start of its own and without."""
 
 import causal_world
 import jax
@@ -15,6 +15,7 @@ from cat_jax.evaluate.run import evaluate
 from cat_jax.losses.objective import Objective
 from cat_jax.models.decoder_config import DecoderConfig
 from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.table import read_table
 from cat_jax.teacher.layout import FullLayout
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.store import StoredTeacher
@@ -94,8 +95,6 @@ def test_what_it_writes_is_the_teacher_forced_argmax(root, large):
     with pytest.MonkeyPatch.context() as patch:
         causal_world.without_seqio(patch)
         evaluate({"large": str(large[0])}, str(root / "store"), "all", str(root / "tables"), splits=("test",))
-    from cat_jax.table import read_table
-
     rows = read_table(root / "tables" / "large" / "all.test.parquet")[0].to_pylist()
     store = {e.example_id: e for e in ExampleStore.open(root / "store", "all", "test")}
     inputs = [store[row["example_id"]].inputs.tolist() for row in rows]
@@ -123,7 +122,9 @@ def test_where_nothing_begins_them_examples_without_inputs_are_refused(root, lar
     with pytest.raises(UserError, match=problem):
         teach(root / "startless", root / "store", "all", root / "refused", splits=("train",))
     with pytest.raises(UserError, match=problem):
-        evaluate({"startless": str(root / "startless")}, str(root / "store"), "all", str(root / "refused"), splits=("test",))
+        evaluate(
+            {"startless": str(root / "startless")}, str(root / "store"), "all", str(root / "refused"), splits=("test",)
+        )
     assert not (root / "refused").exists()
 
 

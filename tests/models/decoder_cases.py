@@ -86,7 +86,7 @@ def split(config: DecoderConfig, seed: int = 0):
 
     def draw(path, param):
         stddev = 0.3 if param.ndim == 1 else (param.shape[0] if path[-1] == "kernel" else config.embed_dim) ** -0.5
-        return param.replace(jnp.array(rng.normal(0, stddev, param.shape) + (path[-1] == "scale"), param.dtype))
+        return param.replace((rng.normal(0, stddev, param.shape) + (path[-1] == "scale")).astype(param.dtype))
 
     return graphdef, nnx.from_flat_state([(path, draw(path, param)) for path, param in nnx.to_flat_state(params)])
 
@@ -108,7 +108,7 @@ def batch_of(inputs: list[list[int]], targets: list[list[int]], columns: int | N
         tokens[row, : len(i) + len(t)] = [*i, *t]
         weights[row, len(i) : len(i) + len(t)] = 1
     shifted = np.pad(tokens, [(0, 0), (1, 0)])[:, :-1]
-    return Batch(jnp.array(tokens), jnp.array(shifted), jnp.array(weights, jnp.float32))
+    return Batch(tokens, shifted, weights.astype(np.float32))
 
 
 def packed_batch(rows: list[list[int]], columns: int) -> Batch:
@@ -123,11 +123,11 @@ def packed_batch(rows: list[list[int]], columns: int) -> Batch:
             arrays[2, r, at + len(INPUTS[number]) : here.stop] = 1
             arrays[3, r, here], arrays[4, r, here] = segment, range(len(tokens))
             at = here.stop
-    targets, inputs, weights, segments, positions = map(jnp.array, arrays)
+    targets, inputs, weights, segments, positions = arrays
     return Batch(
         targets,
         inputs,
-        weights.astype(jnp.float32),
+        weights.astype(np.float32),
         decoder_segment_ids=segments,
         decoder_positions=positions,
     )
@@ -135,10 +135,11 @@ def packed_batch(rows: list[list[int]], columns: int) -> Batch:
 
 def prompts_of(inputs: list[list[int]], columns: int, side: str = "right") -> Batch:
     """Prompts to decode from, padded on one side."""
-    prompts = prompt_batch(jnp.array([row + [0] * (columns - len(row)) for row in inputs], jnp.int32), "prefix")
+    rows = np.array([row + [0] * (columns - len(row)) for row in inputs], np.int32)
+    prompts = jax.tree.map(np.array, prompt_batch(jnp.array(rows), "prefix"))
     if side == "right":
         return prompts
-    roll = lambda x: jnp.stack([jnp.roll(r, columns - len(i)) for r, i in zip(x, inputs, strict=True)])  # noqa: E731
+    roll = lambda x: np.stack([np.roll(r, columns - len(i)) for r, i in zip(x, inputs, strict=True)])  # noqa: E731
     return jax.tree.map(roll, prompts)
 
 

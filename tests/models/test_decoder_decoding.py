@@ -1,6 +1,7 @@
 """Decoding with a cache equals the teacher-forced pass: padding on either side, windows, starts, prefixes, beams."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from decoder_cases import INPUTS, WINDOW, batch_of, prompts_of, random_rows, run
 from flax import nnx
 
 from cat_jax.decode.beam import BeamSearch
+from cat_jax.decode.beam_cache import Beams
 from cat_jax.decode.greedy import greedy
 from cat_jax.decode.score import score_targets
 
@@ -19,22 +21,30 @@ CONFIGS = {
     "prefix": tiny_config("gemma2", prefix_lm=True, num_layers=2),
 }
 STEPS = 9
-WRITTEN = random_rows(3, [STEPS] * 3)
+WRITTEN = np.array(random_rows(3, [STEPS] * 3), np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def prefill(graphdef, params, prompts, length):
+    return nnx.merge(graphdef, params).prefill(prompts, length)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(graphdef, params, tokens, cache):
+    return nnx.merge(graphdef, params).step(tokens, cache)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefill_and_step_give_the_teacher_forced_hidden_states(name):
     """Prompts of unequal length, padded on the right and on the left; more steps than a window is wide."""
     graphdef, params = split(CONFIGS[name])
-    expected = np.array(run(graphdef, params, batch_of(INPUTS, WRITTEN)).hidden)
-    prefill = jax.jit(lambda params, batch: nnx.merge(graphdef, params).prefill(batch, STEPS))
-    step = jax.jit(lambda params, tokens, cache: nnx.merge(graphdef, params).step(tokens, cache))
+    expected = np.array(run(graphdef, params, batch_of(INPUTS, WRITTEN.tolist())).hidden)
     for side in ("right", "left"):
-        cache, hidden = prefill(params, prompts_of(INPUTS, 11, side))
+        cache, hidden = prefill(graphdef, params, prompts_of(INPUTS, 11, side), STEPS)
         for t in range(STEPS):
             here = np.array([len(inputs) + t for inputs in INPUTS])
-            np.testing.assert_allclose(hidden, expected[np.arange(3), here], atol=2e-5)
-            cache, hidden = step(params, jnp.array(WRITTEN)[:, t], cache)
+            np.testing.assert_allclose(hidden, expected[np.arange(3), here], rtol=1e-4, atol=2e-5)
+            cache, hidden = step(graphdef, params, WRITTEN[:, t], cache)
 
 
 def test_the_cache_has_the_batch_first_few_heads_and_no_more_than_windows():
@@ -57,18 +67,17 @@ def test_the_cache_has_the_batch_first_few_heads_and_no_more_than_windows():
 def test_rows_of_caches_can_be_mixed():
     """As when a finished row is refilled, or beams change places: row 1 is then row 0 of a younger cache."""
     graphdef, params = split(CONFIGS["both, scanned"])
-    expected = np.array(run(graphdef, params, batch_of(INPUTS, WRITTEN)).hidden)
-    step = jax.jit(lambda params, tokens, cache: nnx.merge(graphdef, params).step(tokens, cache))
-    young, _ = jax.jit(lambda p, b: nnx.merge(graphdef, p).prefill(b, STEPS))(params, prompts_of(INPUTS, 11))
+    expected = np.array(run(graphdef, params, batch_of(INPUTS, WRITTEN.tolist())).hidden)
+    young, _ = prefill(graphdef, params, prompts_of(INPUTS, 11), STEPS)
     old = young
     for t in range(3):
-        old, _ = step(params, jnp.array(WRITTEN)[:, t], old)
-    mixed = jax.tree.map(lambda o, y: jnp.stack([o[2], y[0], o[0]]), old, young)
+        old, _ = step(graphdef, params, WRITTEN[:, t], old)
+    mixed = jax.tree.map(lambda o, y: np.stack([o[2], y[0], o[0]]), old, young)
     rows, at = np.array([2, 0, 0]), np.array([3, 0, 3])
     for t in range(4):
-        mixed, hidden = step(params, jnp.array(WRITTEN)[rows, at + t], mixed)
+        mixed, hidden = step(graphdef, params, WRITTEN[rows, at + t], mixed)
         columns = np.array([len(INPUTS[row]) for row in rows]) + at + t + 1
-        np.testing.assert_allclose(hidden, expected[rows, columns], atol=2e-5)
+        np.testing.assert_allclose(hidden, expected[rows, columns], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["nobody", "both, scanned"])
@@ -101,10 +110,9 @@ def test_beams_carry_their_prefixes_along():
 
 def test_beams_share_what_the_prompt_left():
     """Only the rings and the count of steps differ from beam to beam, so only those are copied and gathered."""
-    from cat_jax.decode.beam_cache import Beams
-
     graphdef, params = split(dataclasses.replace(tiny_config("llama"), num_layers=1))
     model = nnx.merge(graphdef, params)
-    cache, _ = model.prefill(prompts_of(INPUTS, 9), 7)
-    shapes = [x.shape for x in Beams(model, cache, 2).cache]
+    prompts = prompts_of(INPUTS, 9)
+    found = jax.eval_shape(lambda: Beams(model, model.prefill(prompts, 7)[0], 2).cache)
+    shapes = [x.shape for x in found]
     assert shapes == [(2, 3), *[(2, 3, 2, 6, 8)] * 2]

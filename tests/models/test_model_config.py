@@ -141,9 +141,15 @@ DECODER = {"vocab_size": 50, "embed_dim": 16, "num_heads": 4, "head_dim": 6, "ml
         ({"window": 4}, "DecoderConfig.layer_pattern is ('global',): call the layers with window = 4 'local'"),
         ({"layer_pattern": ("sliding",)}, "DecoderConfig.layer_pattern has unknown 'sliding': give one of global, loc"),
         ({"local_rope_theta": 10}, "DecoderConfig.local_rope_theta is 10: leave it out: no layer is local"),
-        ({"rope_scaling": "ntk"}, "DecoderConfig.rope_scaling has unknown 'ntk': give one of none, linear, llama3, yarn"),
+        (
+            {"rope_scaling": "ntk"},
+            "DecoderConfig.rope_scaling has unknown 'ntk': give one of none, linear, llama3, yarn",
+        ),
         ({"rope_factor": 8}, "DecoderConfig.rope_factor is 8: say which rope_scaling, or leave it at 1"),
-        ({"rope_scaling": "yarn", "rope_factor": 4}, "DecoderConfig.rope_original_length is None: rope_scaling 'yarn' n"),
+        (
+            {"rope_scaling": "yarn", "rope_factor": 4},
+            "DecoderConfig.rope_original_length is None: rope_scaling 'yarn' n",
+        ),
         ({"rope_low_frequency_factor": 4}, "DecoderConfig.rope_low_frequency_factor is 4: give less than 4.0"),
         ({"attention": "splash", "prefix_lm": True}, "DecoderConfig.attention 'splash' has no mask for prefix_lm"),
         ({"prefix_lm": 1}, "DecoderConfig.prefix_lm is 1: give True or False"),

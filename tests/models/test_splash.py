@@ -40,9 +40,11 @@ def test_the_kernel_computes_what_the_dense_path_does(window, softcap):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_a_model_lowers_to_it_for_tpus_and_falls_back_elsewhere(scan):
-    config = tiny_config("gemma3", scan_layers=scan, head_dim=64, remat="minimal")
+@pytest.mark.parametrize(
+    "config", [tiny_config("gemma3", scan_layers=True, remat="minimal"), tiny_config("mistral", num_layers=1)]
+)
+def test_a_model_lowers_to_it_for_tpus_and_falls_back_elsewhere(config):
+    """Layers of two kinds, of which one is chosen in the loop, and of one."""
     splash = dataclasses.replace(config, attention="splash")
     (graphdef, params), (dense, _) = split(splash), split(config)
     for batch in (batch_of(INPUTS, TARGETS), packed_batch([[0, 1], [2]], 24)):
