@@ -178,7 +178,8 @@ class ModelConfig(Protocol):
     """A family's configuration: a frozen dataclass, JSON-able, hashable, and enough to build the model.
 
     `models.registry.register_family` makes a class known. Loading a model in another dtype replaces `dtype` and
-    `param_dtype`.
+    `param_dtype`. A configuration whose models have nothing to begin an example with that has no inputs says so in an
+    attribute `needs_inputs`, which may be absent: such examples are then refused.
     """
 
     family: str  # of the class: its name in `model.json`

@@ -61,6 +61,7 @@ OBJECTS = {
     "CheckpointConfig": Name("cat_jax.checkpoint.retention", "CheckpointConfig"),
     "Cost": Name("cat_jax.evaluate.cost", "Cost"),
     "DatasetConfig": Name("cat_jax.data.loader", "DatasetConfig"),
+    "DecoderConfig": Name("cat_jax.models.decoder_config", "DecoderConfig"),
     "EvaluatedModel": Name("cat_jax.evaluate.job", "EvaluatedModel"),
     "Experiment": Name("cat_jax.cli.experiment", "Experiment", light=True),
     "FullLayout": Name("cat_jax.teacher.layout", "FullLayout"),

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from cat_jax.checkpoint.params import checkpoint_fingerprint, find_step, load_model, read_model_file, split_step_dir
 from cat_jax.data import seqio_task
+from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
@@ -272,6 +273,7 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
             f"the examples of {store.directory} have no inputs for the encoder of {model_dir}",
             "evaluate tasks that ask something",
         )
+    check_beginnings([store], config)
     for name, feature in store.manifest.features.items():
         if vocabularies.get(name, feature.vocabulary) != feature.vocabulary:
             raise UserError(

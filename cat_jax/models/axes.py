@@ -27,8 +27,8 @@ class Parameter(nnx.Param):
 def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
     """A parameter whose dimensions are called `axes`, one name each.
 
-    This package's own are vocab, embed, mlp, heads, kv (the size of one head), layers (the scanned stack) and
-    relpos_buckets. Another name needs a rule in `axis_rules`.
+    This package's own are vocab, embed, mlp, heads, kv_heads (those of keys and values, where they are fewer), kv (the
+    size of one head), layers (the scanned stack) and relpos_buckets. Another name needs a rule in `axis_rules`.
     """
     if len(axes) != value.ndim:
         raise ValueError(f"axes {axes} do not name the dimensions of a parameter of shape {value.shape}")

@@ -33,7 +33,7 @@ PRODUCT = "product"
 
 
 class Linear(nnx.Module):
-    """A linear map without bias from the leading `contract` dimensions of its kernel to the others."""
+    """A linear map from the leading `contract` dimensions of its kernel to the others, without bias or with one."""
 
     def __init__(
         self,
@@ -43,41 +43,54 @@ class Linear(nnx.Module):
         *,
         initializer: initializers.Initializer | None = None,
         contract: int = 1,
+        bias: bool = False,
         param_dtype: str,
     ):
-        """Draws the kernel; by default a truncated normal of variance 1 / fan-in."""
+        """Draws the kernel, by default a truncated normal of variance 1 / fan-in; a bias starts at zero."""
         initializer = initializer or initializers.truncated_normal(math.prod(shape[:contract]) ** -0.5)
         self.contract = contract
         self.kernel = parameter(initializer(key, shape, param_dtype), axes)
+        self.bias = parameter(jnp.zeros(shape[contract:], param_dtype), axes[contract:]) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., *kernel.shape[:contract]] to [..., *kernel.shape[contract:]] in the dtype of `x`."""
-        return checkpoint_name(linear(x, self.kernel[...].astype(x.dtype), self.contract), PRODUCT)
+        product = checkpoint_name(linear(x, self.kernel[...].astype(x.dtype), self.contract), PRODUCT)
+        return product if self.bias is None else product + self.bias[...].astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
     """Divides by the root mean square over the last axis and scales; no mean, no bias; f32 inside."""
 
-    def __init__(self, width: int, *, epsilon: float, param_dtype: str):
-        """Starts with a scale of one."""
-        self.epsilon = epsilon
-        self.scale = parameter(jnp.ones((width,), param_dtype), ("embed",))
+    def __init__(self, width: int, *, epsilon: float, offset: float = 0.0, axis: str = "embed", param_dtype: str):
+        """Starts with a scale of one, of which `offset` is not stored: Gemma stores what a scale is more than one."""
+        self.epsilon, self.offset = epsilon, offset
+        self.scale = parameter(jnp.full((width,), 1.0 - offset, param_dtype), (axis,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises [..., D]; the result has the dtype of `x`."""
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
-        return (normed * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        scale = self.scale[...].astype(jnp.float32)
+        return (normed * (scale + self.offset if self.offset else scale)).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
     """A table of token vectors, read by lookup."""
 
-    def __init__(self, key: jax.Array, vocab_size: int, width: int, *, rows: int | None = None, param_dtype: str):
-        """Draws the table from a unit normal; of its `rows`, those beyond `vocab_size` are zero."""
+    def __init__(
+        self,
+        key: jax.Array,
+        vocab_size: int,
+        width: int,
+        *,
+        rows: int | None = None,
+        stddev: float = 1.0,
+        param_dtype: str,
+    ):
+        """Draws the table from a normal distribution; of its `rows`, those beyond `vocab_size` are zero."""
         self.vocab_size = vocab_size
-        initialize = initializers.padded(initializers.normal(1.0), 0, vocab_size)
+        initialize = initializers.padded(initializers.normal(stddev), 0, vocab_size)
         self.table = parameter(initialize(key, (rows or vocab_size, width), param_dtype), ("vocab", "embed"))
 
     def __call__(self, tokens: jax.Array, dtype: str) -> jax.Array:

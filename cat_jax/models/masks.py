@@ -23,3 +23,14 @@ def segment_mask(query_segments: jax.Array, key_segments: jax.Array) -> jax.Arra
 def causal_mask(length: int) -> jax.Array:
     """Keys at or before the query, bool[1, 1, T, T]."""
     return jnp.tril(jnp.ones((length, length), bool))[None, None]
+
+
+def window_mask(length: int, window: int) -> jax.Array:
+    """Keys less than `window` columns away on either side, bool[1, 1, T, T]."""
+    columns = jnp.arange(length)
+    return (jnp.abs(columns[:, None] - columns) < window)[None, None]
+
+
+def prefix_mask(prefix: jax.Array) -> jax.Array:
+    """Keys of the prefix for queries of the prefix, bool[B, 1, T, T] from bool[B, T]."""
+    return (prefix[:, :, None] & prefix[:, None, :])[:, None]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from cat_jax.errors import UserError
+from cat_jax.models.decoder_config import DecoderConfig
 from cat_jax.models.t5_config import T5Config
 from cat_jax.types import PROMPTS
 
@@ -35,6 +36,7 @@ def register_family(config: Config) -> Config:
 
 
 register_family(T5Config)
+register_family(DecoderConfig)
 
 
 def config_from_dict(fields: Mapping[str, Any]) -> Any:

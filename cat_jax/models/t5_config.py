@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cat_jax.errors import UserError
+from cat_jax.models import config_fields
+from cat_jax.models.config_fields import ACTIVATION_NAMES, DTYPES, REMAT_POLICIES
 
 if TYPE_CHECKING:  # reading a configuration must not wait for JAX
     import jax
 
     from cat_jax.models.t5 import T5
     from cat_jax.types import Count, Prompt
-
-ACTIVATION_NAMES = ("gelu", "gelu_exact", "relu", "silu", "linear")
-DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "minimal", "full")
 
 _POSITIVE = (
     "vocab_size",
@@ -84,26 +81,14 @@ class T5Config:
 
     def __post_init__(self):
         """Refuses what no model can be built from; each refusal names the field."""
-        if isinstance(self.activations, list):
-            object.__setattr__(self, "activations", tuple(self.activations))
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"T5Config.{name} is {value!r}", "give a positive whole number")
-        if not self.activations or not isinstance(self.activations, tuple):
-            raise UserError(f"T5Config.activations is {self.activations!r}", "give names such as ('gelu', 'linear')")
-        for name in self.activations:
-            _one_of("activations", name, ACTIVATION_NAMES)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("param_dtype", self.param_dtype, DTYPES)
-        _one_of("remat", self.remat, REMAT_POLICIES)
-        for name in ("scan_layers", "tie_embeddings"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"T5Config.{name} is {getattr(self, name)!r}", "give True or False")
-        if not _is_number(self.dropout_rate) or not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(f"T5Config.dropout_rate is {self.dropout_rate!r}", "give a number in [0, 1)")
-        if not _is_number(self.norm_epsilon) or self.norm_epsilon <= 0.0:
-            raise UserError(f"T5Config.norm_epsilon is {self.norm_epsilon!r}", "give a number above 0")
+        config_fields.check_counts(self, _POSITIVE)
+        config_fields.check_names(self, "activations", ACTIVATION_NAMES, "('gelu', 'linear')")
+        config_fields.check_one_of(self, "dtype", DTYPES)
+        config_fields.check_one_of(self, "param_dtype", DTYPES)
+        config_fields.check_one_of(self, "remat", REMAT_POLICIES)
+        config_fields.check_flags(self, ("scan_layers", "tie_embeddings"))
+        config_fields.check_number(self, "dropout_rate", lambda x: 0 <= x < 1, "give a number in [0, 1)")
+        config_fields.check_number(self, "norm_epsilon", lambda x: x > 0, "give a number above 0")
         if self.relative_buckets % 4:
             raise UserError(f"T5Config.relative_buckets is {self.relative_buckets}", "give a multiple of 4")
         if self.relative_max_distance <= self.relative_buckets // 2:
@@ -145,23 +130,4 @@ class T5Config:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> T5Config:
         """The inverse of `to_dict`; `family` may be absent."""
-        fields = {name: value for name, value in fields.items() if name != "family"}
-        known = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                mend = f"did you mean {close[0]}" if close else f"its fields are {', '.join(known)}"
-                raise UserError(f"T5Config has no field {name!r}", mend)
-        missing = [name for name, required in known.items() if required and name not in fields]
-        if missing:
-            raise UserError(f"T5Config lacks {', '.join(missing)}", "give every size of the model")
-        return cls(**fields)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _one_of(field: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"T5Config.{field} has unknown {value!r}", f"give one of {', '.join(known)}")
+        return config_fields.from_fields(cls, fields)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, batch_sharding, num_row_shards
+from cat_jax.parallel.batches import ALL_AXES, HEAD_AXIS, ROW_AXES, RowAxes, batch_sharding, num_row_shards
 
 _ROWS: contextvars.ContextVar[tuple[Mesh, RowAxes] | None] = contextvars.ContextVar("rows", default=None)
 
@@ -47,3 +47,25 @@ def whole(parameter: jax.Array) -> jax.Array:
     if rows is None or rows[1] != ALL_AXES or rows[0].size == 1:
         return parameter
     return jax.lax.with_sharding_constraint(parameter, NamedSharding(rows[0], PartitionSpec()))
+
+
+def by_rows_and_heads(kernel: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """`kernel(*arrays)`, each device its own rows and, if an axis is left for them, its own heads.
+
+    The compiler splits what it knows; it does not know a kernel that is written by hand.
+
+    Args:
+        kernel: of arrays with rows first, and heads second where they have four dimensions; gives such an array.
+        *arrays: its arguments.
+    """
+    rows = _ROWS.get()
+    if rows is None or rows[0].size == 1:
+        return kernel(*arrays)
+    mesh, axes = rows
+    row_axes = axes if arrays[0].shape[0] % num_row_shards(mesh, axes) == 0 else None
+    tensor = None if HEAD_AXIS in axes else HEAD_AXIS
+    if any(x.ndim == 4 and x.shape[1] % mesh.shape[HEAD_AXIS] for x in arrays):
+        tensor = None
+    four, other = PartitionSpec(row_axes, tensor), PartitionSpec(row_axes)
+    specs = tuple(four if x.ndim == 4 else other for x in arrays)
+    return jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=four, check_vma=False)(*arrays)

@@ -21,6 +21,9 @@ ROW_AXES: RowAxes = ("data", "fsdp")
 VOCAB_AXIS = "tensor"
 """What training splits the columns of a head over: devices that share rows share the vocabulary."""
 
+HEAD_AXIS = "tensor"
+"""What training splits attention's heads over, where a rule has not said otherwise."""
+
 ALL_AXES: RowAxes = MESH_AXES
 """Every device has rows of its own and no layer is shared: a row's numbers do not depend on the mesh."""
 

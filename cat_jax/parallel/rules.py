@@ -22,6 +22,7 @@ DEFAULT_RULES: AxisRules = (
     ("embed", "fsdp"),
     ("mlp", "tensor"),
     ("heads", "tensor"),
+    ("kv_heads", "tensor"),
     ("kv", None),
     ("layers", None),
     ("relpos_buckets", None),

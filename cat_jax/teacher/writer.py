@@ -16,6 +16,7 @@ from cat_jax.checkpoint.params import (
     read_model_file,
     split_step_dir,
 )
+from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.layout import split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
@@ -127,6 +128,7 @@ def _recipe(
     """What the signal of `store` will be, after checking that teacher and store fit."""
     config, vocabularies = read_model_file(model_dir)
     manifest = store.manifest
+    check_beginnings([store], config)
     check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, manifest.features, str(store.directory))
     layout.record_dtype(config.vocab_size)  # refuses a layout that the vocabulary is too small for
     return Recipe(

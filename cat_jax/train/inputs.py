@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from cat_jax.checkpoint.params import read_model_file, split_step_dir
 from cat_jax.data.assemble import HostBatch
+from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.loader import DatasetConfig, TrainIterator, make_train_iterator
 from cat_jax.data.manifest import FeatureInfo
 from cat_jax.data.mixture import open_stores
@@ -96,7 +97,7 @@ def check_vocabularies(
 def check_evaluation(
     model: ModelConfig, dataset: DatasetConfig, trained: DatasetConfig, vocabularies: Mapping[str, str]
 ) -> None:
-    """Refuses evaluation data of other vocabularies than the training data, or of ids that the model lacks.
+    """Refuses evaluation data of other vocabularies than the training data, or that the model cannot read.
 
     Args:
       model: the student.
@@ -108,6 +109,7 @@ def check_evaluation(
       UserError: naming both stores.
     """
     stores, _ = open_stores(dataset.store_dir, dataset.mixture_or_task, dataset.split, dataset.feature_lengths)
+    check_beginnings(stores, model)
     for store in stores:
         check_vocabularies(model, store.manifest.features, {})
         for name, feature in store.manifest.features.items():

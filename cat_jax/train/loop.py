@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from cat_jax.checkpoint.retention import CheckpointConfig
+from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.loader import DatasetConfig
 from cat_jax.errors import UserError
 from cat_jax.lock import locked
@@ -97,6 +98,7 @@ def train(
     check_batch_size(train_dataset.batch_size, devices, num_microbatches)
     signals = open_signals(train_dataset, teacher, objective, model)
     data = open_training_data(train_dataset, signals, devices, model.prompt)
+    check_beginnings(data.stores, model)
     live = teacher if isinstance(teacher, LiveTeacher) else None
     if live is not None:
         check_live(live, model, objective, data.stores)

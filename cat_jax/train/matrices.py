@@ -58,5 +58,5 @@ def joined_sharding(sharding: NamedSharding, axes: Sequence[str]) -> NamedShardi
 
 def _heads(axes: Sequence[str]) -> int | None:
     """Where the two dimensions are, heads first."""
-    pairs = list(itertools.pairwise(axes))
-    return pairs.index(("heads", "kv")) if ("heads", "kv") in pairs else None
+    pairs = itertools.pairwise(axes)
+    return next((at for at, pair in enumerate(pairs) if pair in (("heads", "kv"), ("kv_heads", "kv"))), None)

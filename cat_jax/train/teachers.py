@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cat_jax.checkpoint.params import read_model_file, split_step_dir
+from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
@@ -22,7 +23,8 @@ def check_live(teacher: LiveTeacher, model: ModelConfig, objective: Objective, s
 
     Raises:
       UserError: there is no such model; it was trained on other vocabularies than the stores', does not know all their
-        ids, has ids that the student lacks (see `check_signals`), or reads the inputs where the student does not.
+        ids, has ids that the student lacks (see `check_signals`), reads the inputs where the student does not, or
+        cannot do without any.
     """
     model_dir, _ = split_step_dir(teacher.model_dir)
     config, vocabularies = read_model_file(model_dir)
@@ -33,6 +35,7 @@ def check_live(teacher: LiveTeacher, model: ModelConfig, objective: Objective, s
             "run `cat-jax teach` with this teacher, and train with @StoredTeacher()",
         )
     for store in stores:
+        check_beginnings([store], config)
         features = store.manifest.features
         check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, features, str(store.directory))
     _check_ids(f"the teacher {model_dir}", config.vocab_size, model, objective)

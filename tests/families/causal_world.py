@@ -25,14 +25,17 @@ class Letters:
         return "".join(chr(ord("a") + i - 2) for i in ids if i >= 2)
 
 
-def write_words(root, task="backwards", features=("inputs", "targets"), options=False):
-    """Splits of 900, 12 and 21 words, the first without a letter: its inputs are empty."""
+def write_words(root, task="backwards", features=("inputs", "targets"), options=False, empty=True):
+    """Splits of 900, 12 and 21 words, the first without a letter, if `empty`: its inputs are then empty."""
     encode = Letters().encode
     for seed, (split, count) in enumerate({"train": 900, "validation": 12, "test": 21}.items()):
         draw = np.random.default_rng(seed)
         examples = []
         for k in range(count):
-            word = "".join(chr(ord("a") + i) for i in draw.integers(0, VOCABULARY - 2, draw.integers(1, 6) if k else 0))
+            word = "".join(
+                chr(ord("a") + i)
+                for i in draw.integers(0, VOCABULARY - 2, draw.integers(1, 6) if k or not empty else 0)
+            )
             raw = {"inputs_pretokenized": word, "targets_pretokenized": word[::-1]}
             raw |= {"options": [word[::-1], word + "a", "b"]} if options else {}
             inputs = np.array(encode(word), np.int32) if "inputs" in features else None

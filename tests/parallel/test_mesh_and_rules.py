@@ -127,7 +127,7 @@ def test_batch_size_must_be_shared_evenly():
 EIGHT = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from cat_jax.parallel.activations import by_rows, rows_over, whole
+from cat_jax.parallel.activations import by_rows, by_rows_and_heads, rows_over, whole
 from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, batch_sharding, data_shard, shard_batch
 from cat_jax.parallel.mesh import MeshConfig
 mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
@@ -152,6 +152,22 @@ all_rows, gathered = placed(ALL_AXES)
 assert all_rows == x.sharding and gathered.is_fully_replicated, "no device is left to share a layer"
 some_rows, left = placed(ROW_AXES)
 assert some_rows == batch_sharding(mesh) and left == split, "the tensor axis shares the layer's columns"
+
+def shared(axes, rows, heads):
+    shapes = []
+    def kernel(heads, rows):
+        shapes.append((heads.shape, rows.shape))
+        return heads * rows[:, None, None]
+    def run(heads, rows):
+        with rows_over(mesh, axes):
+            return by_rows_and_heads(kernel, heads, rows)
+    heads, rows = np.random.normal(size=(rows, heads, 3, 5)), np.arange(rows * 5.0).reshape(rows, 5)
+    np.testing.assert_allclose(jax.jit(run)(heads, rows), heads * rows[:, None, None], rtol=1e-6)
+    return shapes
+assert shared(ROW_AXES, 8, 4) == [((2, 2, 3, 5), (2, 5))], "rows over data and fsdp, heads over tensor"
+assert shared(ROW_AXES, 8, 1) == [((2, 1, 3, 5), (2, 5))], "one head cannot be split"
+assert shared(ROW_AXES, 3, 4) == [((3, 2, 3, 5), (3, 5))], "nor can three rows"
+assert shared(ALL_AXES, 8, 4) == [((1, 4, 3, 5), (1, 5))], "no axis is left for heads"
 """
 
 
