@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,9 @@ MODEL_FILE = "model.json"
 Step = int | str | None
 """A step number, 'best', or None for the newest."""
 
+GivenModel = ModelConfig | str | Sequence[str] | None
+"""The configuration of a checkpoint that does not say it; in gin its file or files, of which the commands make one."""
+
 
 def write_model_file(model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, Any]) -> None:
     """Writes `model.json`: what the parameters mean. Call it on process 0 alone.
@@ -47,9 +51,9 @@ def write_model_file(model_dir: str | os.PathLike, config: ModelConfig, vocabula
 
 
 def read_model_file(
-    model_dir: str | os.PathLike, model: ModelConfig | None = None, step: Step = None
+    model_dir: str | os.PathLike, model: GivenModel = None, step: Step = None
 ) -> tuple[Any, dict[str, Any]]:
-    """(model configuration, {feature: vocabulary fingerprint}) of a run's directory, or of another program's checkpoint.
+    """(model configuration, {feature: vocabulary fingerprint}) of a run's directory or another program's checkpoint.
 
     Args:
       model_dir: the directory.
@@ -61,14 +65,15 @@ def read_model_file(
     """
     other = find_foreign(model_dir, step)
     if other is not None:
-        return foreign.read_config(other, model), foreign.read_vocabularies(other)
+        return foreign.read_config(other, _configuration(model)), foreign.read_vocabularies(other)
     path = pathlib.Path(model_dir) / MODEL_FILE
     content = read_json(path, "model description", "name the directory of a training run")
     if not isinstance(content, dict) or not {"family", "config", "vocabularies"} <= content.keys():
         raise UserError(f"{path} does not describe a model", "name the directory of a training run")
     config = config_from_dict({"family": content["family"], **content["config"]})
-    if model is not None:
-        foreign.check_same_model(str(path), config, model)
+    given = _configuration(model)
+    if given is not None:
+        foreign.check_same_model(str(path), config, given)
     return config, content["vocabularies"]
 
 
@@ -130,9 +135,7 @@ def split_step_dir(path: str | os.PathLike, step: Step = None) -> tuple[pathlib.
     return path, step
 
 
-def load_params(
-    path: str | os.PathLike, abstract_params: Any, step: Step = None, model: ModelConfig | None = None
-) -> Any:
+def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None, model: GivenModel = None) -> Any:
     """The parameters of a checkpoint, verified.
 
     Args:
@@ -150,7 +153,7 @@ def load_params(
     model_dir, step = split_step_dir(path, step)
     other = find_foreign(model_dir, step)
     if other is not None:
-        config = foreign.read_config(other, model)
+        config = foreign.read_config(other, _configuration(model))
         return unflatten_names(abstract_params, foreign.load_params(other, config, flatten_names(abstract_params)))
     manager = CheckpointManager(model_dir, writable=False)
     try:
@@ -178,7 +181,7 @@ def load_model(
     rules: AxisRules = DEFAULT_RULES,
     dtype: str | None = None,
     step: Step = None,
-    model: ModelConfig | None = None,
+    model: GivenModel = None,
 ) -> tuple[Any, Any, Any, int]:
     """A trained model: `nnx.merge(graphdef, params)` runs it.
 
@@ -205,7 +208,7 @@ def load_model(
     return config, graphdef, load_params(model_dir, abstract, step, config), step
 
 
-def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None, model: ModelConfig | None = None) -> str:
+def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None, model: GivenModel = None) -> str:
     """A name for a trained model: equal for equal configurations and parameters, wherever and whenever made.
 
     Another program's checkpoint has one of its own, of its tensors as they are in its files.
@@ -213,8 +216,15 @@ def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None, mode
     model_dir, step = split_step_dir(model_dir, step)
     other = find_foreign(model_dir, step)
     if other is not None:
-        known = model is not None or other.kind == HUGGING_FACE
-        return foreign.model_fingerprint(other, foreign.read_config(other, model) if known else None)
+        given = _configuration(model)
+        known = given is not None or other.kind == HUGGING_FACE
+        return foreign.model_fingerprint(other, foreign.read_config(other, given) if known else None)
     config, _ = read_model_file(model_dir)
     seal = read_seal(checkpoints_dir(model_dir) / str(find_step(model_dir, step)))
     return fingerprint({"config": config.to_dict(), "params": seal.digest})
+
+
+def _configuration(model: GivenModel) -> ModelConfig | None:
+    if isinstance(model, str | list | tuple):
+        raise UserError(f"a model is given as {model!r}", "give its configuration: the command reads files")
+    return model  # pyright: ignore[reportReturnType]

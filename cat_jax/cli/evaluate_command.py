@@ -19,7 +19,8 @@ MANUAL = Manual(
     are finished are left as they are; one process evaluates many models.
     """,
     macros={
-        "EVAL_MODELS": "each model's name and directory, e.g. {'small': 'runs/small', 'large': 'runs/large'}",
+        "EVAL_MODELS": "each model's name and directory, e.g. {'small': 'runs/small', 'large': 'hf/flan-t5-xl'}",
+        "EVAL_MODEL_FILES": "gin file(s) of those that do not say what they are: {'large': 'models/t5_xl.gin'}",
         "TABLES_DIR": "where the tables go",
         "EVAL_SPLITS": "list of splits (default: ['validation'])",
         "EVAL_MODE": "'generate' (default), 'score' the options of each example, or 'auto'",
@@ -42,17 +43,18 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration, devices
+    from cat_jax.cli.model_files import resolved
     from cat_jax.data.layout import split_names
 
     several = devices.start("--multiprocess" in given)
     devices.cache_compilations()
     command = configuration.configure(configuration.of_flags(flags), "evaluate")
-    arguments = command.arguments
+    arguments, changes = command.arguments, resolved(command, flags)
     splits = split_names(arguments["splits"])
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "TABLES_DIR")
-    results = command.call(**({"rescore": True} if "--rescore" in given else {}))
+    results = command.call(**changes, **({"rescore": True} if "--rescore" in given else {}))
     if devices.is_first():
         from cat_jax.evaluate.report import metrics_path
 

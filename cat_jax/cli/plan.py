@@ -320,7 +320,9 @@ class Plan:
         for name in teachers:
             files = self._experiment.teachers[name]
             if isinstance(files, str) and is_trained(files):
-                lines.append(f"# {files} has the parameters {checkpoint_fingerprint(files, *steps)}\n")
+                lines.append(
+                    f"# {files} has the parameters {checkpoint_fingerprint(files, steps[0] if steps else None)}\n"
+                )
         return "".join(lines)
 
 

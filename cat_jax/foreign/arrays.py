@@ -16,7 +16,7 @@ import numpy as np
 
 from cat_jax.errors import UserError
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
 """What is read at once, at most, if a chunk of the file is not larger."""
 
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _SETTLED_SECONDS = 2.0
 _LONG = 1 << 30
+_KNOWN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
 
 
 def content_digest(found: Found, scope: str = "") -> str:
@@ -32,7 +33,9 @@ def content_digest(found: Found, scope: str = "") -> str:
       UserError: a file is damaged.
     """
     stamp = {"scope": scope, "files": _stamps(found.path)}
-    remembered = _cache_file(found.path, scope)
+    remembered, known = _cache_file(found.path, scope), _KNOWN.get((str(found.path), scope))
+    if known is not None and known[0] == stamp:
+        return known[1]
     try:
         before = json.loads(remembered.read_text())
         if before["stamp"] == stamp:
@@ -40,6 +43,7 @@ def content_digest(found: Found, scope: str = "") -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     digest = _digest(found.open(), scope)
+    _KNOWN[str(found.path), scope] = (stamp, digest)
     newest = max((times[1] for times in stamp["files"].values()), default=0)
     # What changed only now may change again within one tick of the file system's clock.
     if time.time() - newest / 1e9 > _SETTLED_SECONDS:

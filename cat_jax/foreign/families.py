@@ -20,18 +20,25 @@ class ForeignFamily:
     Attributes:
       family: its name, as `ModelConfig.family`.
       model_types: what its members are called in the `model_type` of a config.json; the first is what is written.
-      from_hugging_face: the configuration that the fields of a config.json describe.
-      to_hugging_face: the fields that describe a configuration, without those that a config.json may have beside.
+      from_hugging_face: the configuration (a `ModelConfig`) that the fields of a config.json describe.
+      to_hugging_face: the fields of a config.json that describe a configuration, made from those that the model came
+        with, if any.
       hugging_face_names: where the parameters are in a folder.
+      tokenizer_class: in transformers, of a tokenizer that is a SentencePiece model.
+      tokenizer_file: how its file is called there.
+      extra_ids: sentinels that it has beyond its pieces, where the model has room for them.
       t5x_names: the same of one of T5X's checkpoints; None where T5X has no such models.
       t5x_names_to_write: the same of one that is to be written, with layers stacked or not.
     """
 
     family: str
     model_types: tuple[str, ...]
-    from_hugging_face: Callable[[Mapping[str, Any]], ModelConfig]
-    to_hugging_face: Callable[[Any], dict[str, Any]]
+    from_hugging_face: Callable[[Mapping[str, Any]], Any]
+    to_hugging_face: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
     hugging_face_names: Callable[[Any], NameTable]
+    tokenizer_class: str
+    tokenizer_file: str = "tokenizer.model"
+    extra_ids: int = 0
     t5x_names: Callable[[Any, Checkpoint], NameTable] | None = None
     t5x_names_to_write: Callable[[Any, bool], NameTable] | None = None
 

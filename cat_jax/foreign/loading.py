@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +20,9 @@ from cat_jax.foreign.names import NameTable
 Report = Callable[[int], None]
 """Is told how many bytes were read since it was last told."""
 
-_EXPONENTS = {"float64": 0x7FF0 << 48, "float32": 0x7F80_0000, "float16": 0x7C00, "bfloat16": 0x7F80}
-_WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_BFLOAT16_EXPONENT = 0x7F80
+_TILE, _ALIGNMENT = 64, 64
 
 Index = tuple[tuple[int, int], ...]
 """(start, stop) on each axis."""
@@ -54,8 +54,8 @@ def load(
         shards = {name: _Shards(wanted[name]) for name in dict.fromkeys(link.parameter for link in group)}
         for name in dict.fromkeys(link.place.where.name for link in group):
             _read(checkpoint, name, [link for link in group if link.place.where.name == name], shards, report)
-        for name in list(shards):
-            found[name] = shards.pop(name).array()
+        made = {name: shards.pop(name).array() for name in list(shards)}
+        found |= jax.block_until_ready(made)  # else buffers of the next would be there while these are still copied
     return {name: found[name] for name in wanted}
 
 
@@ -88,8 +88,7 @@ class _Shards:
         self._wanted, self._sharding = wanted, wanted.sharding
         indices = self._sharding.addressable_devices_indices_map(wanted.shape).values()
         places = {_plain(index, wanted.shape) for index in indices if index is not None}
-        # Zeros cost nothing until they are written to; those of a vocabulary's padding never are.
-        self._parts = {place: np.zeros([stop - start for start, stop in place], wanted.dtype) for place in places}
+        self._parts = {place: _aligned_zeros([stop - start for start, stop in place], wanted.dtype) for place in places}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,13 +106,13 @@ class _Shards:
             if common is not None:
                 inside = tuple(slice(a - p, b - p) for (a, b), (p, _) in zip(common, place, strict=True))
                 source = tuple(slice(a - r, b - r) for (a, b), (r, _) in zip(common, region, strict=True))
-                part[inside] = values[source]
+                copy_tiled(part[inside], values[source])
 
     def array(self) -> jax.Array:
         """The parameter."""
         shape = self._wanted.shape
         return jax.make_array_from_callback(
-            shape, self._sharding, lambda index: self._parts[_plain(index, shape)], dtype=self._wanted.dtype
+            shape, self._sharding, lambda index: self._parts[_plain(index or (), shape)], dtype=self._wanted.dtype
         )
 
 
@@ -138,6 +137,28 @@ def _read(
             values = link.place.to_ours(part, shape)
             shards[link.parameter].put(region, values if link.layer is None else values[None])
         report((stop - start) * row_bytes(array))
+
+
+def copy_tiled(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[...] = source`, in tiles where the two lie in memory in another order: that is several times as fast."""
+    near_source, near_target = int(np.argmin(np.abs(source.strides))), target.ndim - 1
+    if near_source == near_target:
+        target[...] = source
+        return
+    where = [slice(None)] * target.ndim
+    for i in range(0, target.shape[near_source], _TILE):
+        where[near_source] = slice(i, i + _TILE)
+        for j in range(0, target.shape[near_target], _TILE):
+            where[near_target] = slice(j, j + _TILE)
+            target[tuple(where)] = source[tuple(where)]
+
+
+def _aligned_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Zeros that JAX on a CPU takes as they are, for which they must begin at a multiple of 64 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)  # costs nothing before it is written to
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _by_layers(link: Link) -> bool:
@@ -173,16 +194,16 @@ def _overlap(one: Index, other: Index) -> Index | None:
 
 
 def _check_finite(checkpoint: Checkpoint, name: str, block: np.ndarray) -> None:
-    """Refuses NaN and infinities, by their exponent: NumPy's own test is slow for bfloat16."""
-    exponent = _EXPONENTS.get(block.dtype.name)
-    if exponent is None:
-        raise UserError(
-            f"{checkpoint.label}: {name} is of dtype {block.dtype.name}",
-            "save the model in float32, bfloat16 or float16",
-        )
-    words = np.ascontiguousarray(block).view(_WORDS[block.dtype.itemsize])
-    mask = words.dtype.type(exponent)
-    if np.any((words & mask) == mask):
+    """Refuses NaN and infinities."""
+    if block.dtype.name not in _DTYPES:
+        known = ", ".join(_DTYPES)
+        raise UserError(f"{checkpoint.label}: {name} is of dtype {block.dtype.name}", f"save the model in one of {known}")
+    if block.dtype.name == "bfloat16":  # for which NumPy's own test is slow
+        exponents = block.view(np.uint16) & np.uint16(_BFLOAT16_EXPONENT)
+        finite = not np.any(exponents == _BFLOAT16_EXPONENT)
+    else:
+        finite = bool(np.isfinite(block).all())
+    if not finite:
         raise UserError(
             f"{checkpoint.label}: {name} has numbers that are not finite", "choose another checkpoint of the model"
         )

@@ -78,7 +78,9 @@ def check_copies(checkpoint: Checkpoint, table: NameTable) -> None:
       UserError: they differ, or a needed one is missing.
     """
     for copy in table.copies:
-        if copy.where.name not in checkpoint.arrays and not copy.needed:
+        if copy.where.name not in checkpoint.arrays:
+            if copy.needed:
+                raise UserError(f"{checkpoint.label} lacks {copy.where.name}", _OTHER_MODEL)
             continue
         if copy.of.name in checkpoint.arrays and not _equal(checkpoint, copy):
             of_layer = "" if copy.where.axis is None else f" of layer {copy.where.index}"
@@ -163,12 +165,10 @@ def _check_vocabulary(checkpoint: Checkpoint, link: Link, rows: int, vocab_size:
 
 
 def _equal(checkpoint: Checkpoint, copy: Copy) -> bool:
-    one, other = checkpoint.arrays.get(copy.where.name), checkpoint.arrays[copy.of.name]
-    if one is None:
-        return False
+    one, other = checkpoint.arrays[copy.where.name], checkpoint.arrays[copy.of.name]
     if copy.where.axis is not None or copy.of.axis is not None:
-        parts = [where.of(read_all(array), 0) for where, array in ((copy.where, one), (copy.of, other))]
-        return np.array_equal(*parts)
+        part, original = copy.where.of(read_all(one), 0), copy.of.of(read_all(other), 0)
+        return part is not None and original is not None and np.array_equal(part, original)
     if one.shape != other.shape:
         return False
     return all(np.array_equal(one.read(*rows), other.read(*rows)) for rows in blocks(one))

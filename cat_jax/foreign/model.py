@@ -21,7 +21,7 @@ from cat_jax.types import ModelConfig
 _LONG = 1 << 30
 
 FREE = ("vocab_size", "vocab_multiple", "dropout_rate", "dtype", "param_dtype", "scan_layers", "remat", "attention")
-"""Fields in which a configuration may differ from a folder's: they change how it is computed, or are checked by rows."""
+"""Fields in which a configuration may differ from a folder's: how it is computed, and what its rows are checked for."""
 
 
 def read_config(found: Found, given: ModelConfig | None = None) -> ModelConfig:

@@ -1,8 +1,8 @@
 """T5 outside: the original T5, T5 1.1, mT5, Flan-T5 and ByT5 as `transformers` and T5X have them.
 
-Of T5 1.1 and its kin the head is a matrix of its own and hidden states are not scaled; of the original T5 the head is the
-embedding table, and they are scaled by embed_dim ** -0.5. `transformers` 4 tells them apart by `tie_word_embeddings`; 5
-writes `scale_decoder_outputs` instead, and ties whatever the file has only once.
+T5 1.1 and its kin have a head of their own and do not scale hidden states; the original T5's head is the embedding
+table, and it scales them by embed_dim ** -0.5. `transformers` 4 tells them apart by `tie_word_embeddings`; 5 writes
+`scale_decoder_outputs` beside it, and ties what a file has only once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cat_jax.errors import UserError
-from cat_jax.foreign.arrays import Checkpoint, read_all
+from cat_jax.foreign.arrays import Checkpoint
 from cat_jax.foreign.families import ForeignFamily, register
 from cat_jax.foreign.names import Axes, Copy, Entry, NameTable, Place, Slice, layered, plain
 from cat_jax.models.t5_config import T5Config
@@ -87,8 +87,12 @@ def from_hugging_face(fields: Mapping[str, Any]) -> T5Config:
     return T5Config(**found, activations=_activations(fields), tie_embeddings=_scales(fields))
 
 
-def to_hugging_face(config: T5Config) -> dict[str, Any]:
+def to_hugging_face(config: T5Config, described: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config.json that `transformers` 4 and 5 open as this model.
+
+    Args:
+      config: of the model.
+      described: the config.json that it came with; empty if it came with none.
 
     Raises:
       UserError: it is none that they have.
@@ -98,7 +102,10 @@ def to_hugging_face(config: T5Config) -> dict[str, Any]:
         raise UserError(
             f"transformers' T5 has no MLP with activations {config.activations}", "export it as T5X's checkpoint"
         )
+    # The classes differ in this alone: `transformers` 5 scales no mT5's hidden states.
+    name = "mt5" if described.get("model_type") == "mt5" and not config.tie_embeddings else "t5"
     return {
+        **described,
         **{theirs: getattr(config, ours) for theirs, ours in (_SIZES | _OPTIONS).items()},
         **_FIXED,
         "eos_token_id": 1,
@@ -108,8 +115,8 @@ def to_hugging_face(config: T5Config) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": config.tie_embeddings,
         "is_encoder_decoder": True,
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
+        "architectures": [f"{'MT5' if name == 'mt5' else 'T5'}ForConditionalGeneration"],
+        "model_type": name,
     }
 
 
@@ -126,12 +133,11 @@ def _activations(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _scales(fields: Mapping[str, Any]) -> bool:
     """Whether hidden states are scaled before the head, which only a tied head's are here."""
+    if fields.get("model_type") == "mt5":  # 5 scales none, and says of every one that it is tied
+        return bool(fields.get("tie_word_embeddings", False)) and _major(fields) < 5
     if fields.get("scale_decoder_outputs") is not None:
         return bool(fields["scale_decoder_outputs"])
-    if fields.get("model_type") == "mt5" and _major(fields) >= 5:
-        return False  # mT5's are not, and the field says True of every mT5 there
-    default = fields.get("model_type") != "mt5"
-    return bool(fields.get("tie_word_embeddings", default))
+    return bool(fields.get("tie_word_embeddings", True))
 
 
 def _major(fields: Mapping[str, Any]) -> int:
@@ -290,6 +296,9 @@ register(
         from_hugging_face=from_hugging_face,
         to_hugging_face=to_hugging_face,
         hugging_face_names=hugging_face_names,
+        tokenizer_class="T5Tokenizer",
+        tokenizer_file="spiece.model",
+        extra_ids=100,
         t5x_names=t5x_names,
         t5x_names_to_write=t5x_names_to_write,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cat_jax.errors import UserError
-from cat_jax.foreign.arrays import Checkpoint, ForeignArray
+from cat_jax.foreign.arrays import Checkpoint, ForeignArray, PiecedArray, RawArray
 from cat_jax.foreign.msgpack_file import read_tree
 from cat_jax.foreign.zarr_array import ZarrArray, directory, is_dtype
 
@@ -76,7 +76,7 @@ def _leaves(tree: Any, path: tuple[str, ...], folder: pathlib.Path | None) -> It
         stored = folder / _inside(tree.removeprefix(_PLACEHOLDER), folder)
         # Orbax leaves out what it need not write, so that holes may mean zeros.
         yield name, ZarrArray("zarr", directory(stored), str(stored), holes_are_zero=True)
-    elif hasattr(tree, "read"):
+    elif isinstance(tree, RawArray | PiecedArray):
         yield name, tree
 
 

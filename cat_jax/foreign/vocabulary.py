@@ -1,7 +1,7 @@
 """Which vocabulary a folder's tokenizer is, where it says so in a way that a store does, too.
 
-A store knows its vocabulary by a fingerprint (`data.fingerprint`). Of a SentencePiece model the same can be told from its
-file: SeqIO appends its extra ids to the file's pieces, and hashes the rest as it is.
+A store knows its vocabulary by a fingerprint (`data.fingerprint`). For a SentencePiece model it can be told from the
+file: SeqIO appends its extra ids to the file's pieces, and leaves the rest as it is.
 """
 
 from __future__ import annotations

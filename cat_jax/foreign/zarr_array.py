@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cat_jax.errors import UserError
+from cat_jax.files import cannot_write
 from cat_jax.foreign.arrays import dtype_named
 
 _AGAIN = "copy the checkpoint again, with its hidden files (.zarray)"
@@ -86,11 +87,17 @@ def write_zarr(path: pathlib.Path, array: np.ndarray, metadata: Mapping[str, Any
       path: the directory; it is made.
       array: bfloat16 is written as such.
       metadata: zarr's, shape and chunks included.
+
+    Raises:
+      UserError: the disk is full or read-only.
     """
     import tensorstore
 
     spec = {"driver": "zarr", "dtype": array.dtype.name, "kvstore": directory(path), "metadata": dict(metadata)}
-    tensorstore.open(spec, create=True, open=True).result().write(array).result()
+    try:
+        tensorstore.open(spec, create=True, open=True).result().write(array).result()
+    except ValueError as e:
+        raise cannot_write(path, OSError(0, _reason(e))) from e
 
 
 def is_dtype(name: Any) -> bool:

@@ -75,7 +75,8 @@ def train(
       eval_period: steps between evaluations.
       eval_batches: batches per evaluation; None is all.
       checkpoint: how often to save, what to keep.
-      initial_checkpoint_path: a run's directory or one of its `checkpoints/<step>`: start from these parameters.
+      initial_checkpoint_path: start from these parameters: a run's directory, one of its `checkpoints/<step>`, or
+        another program's checkpoint (`cat_jax.foreign`) of this model.
       compilation_cache_dir: see `enable_compilation_cache`.
 
     Returns:
@@ -86,7 +87,7 @@ def train(
       NonFiniteError: the loss, a gradient norm or a parameter is NaN or infinite; names the step.
       Preempted: told to stop by SIGTERM or Ctrl-C; the checkpoint is safe.
     """
-    plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path)
+    plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path, model)
     _check_plan(plan, num_microbatches, eval_batches, eval_dataset)
     enable_compilation_cache(compilation_cache_dir)
     devices = mesh.build()
