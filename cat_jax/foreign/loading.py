@@ -197,7 +197,9 @@ def _check_finite(checkpoint: Checkpoint, name: str, block: np.ndarray) -> None:
     """Refuses NaN and infinities."""
     if block.dtype.name not in _DTYPES:
         known = ", ".join(_DTYPES)
-        raise UserError(f"{checkpoint.label}: {name} is of dtype {block.dtype.name}", f"save the model in one of {known}")
+        raise UserError(
+            f"{checkpoint.label}: {name} is of dtype {block.dtype.name}", f"save the model in one of {known}"
+        )
     if block.dtype.name == "bfloat16":  # for which NumPy's own test is slow
         exponents = block.view(np.uint16) & np.uint16(_BFLOAT16_EXPONENT)
         finite = not np.any(exponents == _BFLOAT16_EXPONENT)
