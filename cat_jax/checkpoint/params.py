@@ -95,8 +95,19 @@ def find_foreign(path: str | os.PathLike, step: Step = None) -> Found | None:
       UserError: a pickle of PyTorch, or a step that is not there.
     """
     path = pathlib.Path(path)
-    ours = (path / MODEL_FILE).exists() or checkpoints_dir(path).is_dir() or (path / SEAL).exists()
-    return None if ours else find(path, step)
+    ours = (path / MODEL_FILE, path / SEAL, path.parent.parent / MODEL_FILE)
+    return None if checkpoints_dir(path).is_dir() or any(map(os.path.exists, ours)) else find(path, step)
+
+
+def check_start(path: str | os.PathLike, model: ModelConfig) -> None:
+    """Refuses to start a model from another program's checkpoint that says to be of another model.
+
+    Raises:
+      UserError: it is; names the field.
+    """
+    other = find_foreign(*split_step_dir(path))
+    if other is not None:
+        foreign.read_config(other, model)
 
 
 def find_step(model_dir: str | os.PathLike, step: Step = None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from cat_jax.checkpoint.params import check_start
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.data.loader import DatasetConfig
 from cat_jax.errors import UserError
@@ -105,6 +106,8 @@ def train(
         "seed": seed,
         "fine_tuned": initial_checkpoint_path is not None,
     }
+    if initial_checkpoint_path is not None:
+        check_start(initial_checkpoint_path, model)
     vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
     if eval_dataset is not None:
         check_evaluation(model, eval_dataset, train_dataset, vocabularies)
