@@ -8,7 +8,7 @@ import pathlib
 from cat_jax.errors import UserError
 from cat_jax.foreign import hugging_face, orbax_files, t5x_files
 from cat_jax.foreign.arrays import Checkpoint
-from cat_jax.foreign.pickles import refuse_pickle
+from cat_jax.foreign.pickles import refuse_pickle, refuse_pickles_of
 
 HUGGING_FACE, T5X, ORBAX = "Hugging Face", "T5X", "Orbax"
 
@@ -63,7 +63,11 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
         number = steps[-1] if step is None else int(step)
         return Found(T5X, path / f"checkpoint_{number}", number)
     item = orbax_files.find_item(path)
-    return None if item is None else _with_step(Found(ORBAX, item, t5x_files.step_of(path)), step)
+    if item is not None:
+        return _with_step(Found(ORBAX, item, t5x_files.step_of(path)), step)
+    if path.is_dir():
+        refuse_pickles_of(path)
+    return None
 
 
 def _with_step(found: Found, step: int | str | None) -> Found:

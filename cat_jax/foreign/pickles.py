@@ -24,7 +24,7 @@ def refuse_pickle(path: pathlib.Path) -> None:
 
 
 def refuse_pickles_of(folder: pathlib.Path) -> None:
-    """Refuses a folder whose weights are pickles.
+    """Refuses a folder whose weights can only be pickles: nothing else that is read was found in it.
 
     Raises:
       UserError: it has one; names the first.

@@ -144,8 +144,10 @@ def test_blocks_end_at_chunks(tmp_path, monkeypatch):
 def test_what_is_not_opened(tmp_path):
     for name in ("pytorch_model.bin", "model.pt", "weights.pth", "a.ckpt"):
         (tmp_path / name).write_bytes(b"\x80\x02")
-        with pytest.raises(UserError, match=rf"{name} is a PyTorch pickle.*safetensors"):
-            find(tmp_path / name)
+        for path in (tmp_path / name, tmp_path):
+            with pytest.raises(UserError, match=rf"{name} is a PyTorch pickle.*safetensors"):
+                find(path)
+        (tmp_path / name).unlink()
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="name its folder"):
         find(tmp_path / "model.safetensors")

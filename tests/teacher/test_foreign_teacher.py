@@ -11,6 +11,7 @@ from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.planning.plan import _teacher_config
 from cat_jax.teacher.layout import BitLayout
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.manifest import TeacherIdentity
@@ -58,3 +59,7 @@ def test_a_live_one(world, folder, tmp_path):
     found = t5x.load(mesh)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found.params, loaded.params))
     assert found.identity.step == 7
+
+
+def test_a_plan_reads_its_configuration(folder):
+    assert _teacher_config(LiveTeacher(str(folder)), None) == CONFIG
