@@ -1,10 +1,15 @@
-"""Parameters read back without the run that wrote them: on any mesh, in any dtype, straight to their places."""
+"""Parameters read back without the run that wrote them: on any mesh, in any dtype, straight to their places.
+
+Wherever a model's directory is asked for, another program's checkpoint will do (`cat_jax.foreign`). Where that does not
+say what model it is of, the configuration is given beside it: `model`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,9 +18,11 @@ from jax.sharding import Mesh
 
 from cat_jax.checkpoint.manager import CheckpointManager
 from cat_jax.checkpoint.retention import best_step, checkpoints_dir
-from cat_jax.checkpoint.seal import read_seal, sealed_steps
+from cat_jax.checkpoint.seal import SEAL, read_seal, sealed_steps
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json, write_json
+from cat_jax.foreign import model as foreign
+from cat_jax.foreign.opening import HUGGING_FACE, Found, find
 from cat_jax.models.registry import config_from_dict
 from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules, param_shardings
@@ -25,6 +32,9 @@ MODEL_FILE = "model.json"
 
 Step = int | str | None
 """A step number, 'best', or None for the newest."""
+
+GivenModel = ModelConfig | str | Sequence[str] | None
+"""The configuration of a checkpoint that does not say it; in gin its file or files, of which the commands make one."""
 
 
 def write_model_file(model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, Any]) -> None:
@@ -40,17 +50,64 @@ def write_model_file(model_dir: str | os.PathLike, config: ModelConfig, vocabula
     write_json(pathlib.Path(model_dir) / MODEL_FILE, content)
 
 
-def read_model_file(model_dir: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
-    """(model configuration, {feature: vocabulary fingerprint}) of a run's directory.
+def read_model_file(
+    model_dir: str | os.PathLike, model: GivenModel = None, step: Step = None
+) -> tuple[Any, dict[str, Any]]:
+    """(model configuration, {feature: vocabulary fingerprint}) of a run's directory or another program's checkpoint.
+
+    Args:
+      model_dir: the directory.
+      model: the configuration of a checkpoint that does not say it; one that does must not contradict.
+      step: see `Step`.
 
     Raises:
-      UserError: there is no such file, or it does not describe a model.
+      UserError: there is no such file, it does not describe a model, or `model` is another one.
     """
+    other = find_foreign(model_dir, step)
+    if other is not None:
+        return foreign.read_config(other, _configuration(model)), foreign.read_vocabularies(other)
     path = pathlib.Path(model_dir) / MODEL_FILE
     content = read_json(path, "model description", "name the directory of a training run")
     if not isinstance(content, dict) or not {"family", "config", "vocabularies"} <= content.keys():
         raise UserError(f"{path} does not describe a model", "name the directory of a training run")
-    return config_from_dict({"family": content["family"], **content["config"]}), content["vocabularies"]
+    config = config_from_dict({"family": content["family"], **content["config"]})
+    given = _configuration(model)
+    if given is not None:
+        foreign.check_same_model(str(path), config, given)
+    return config, content["vocabularies"]
+
+
+def read_vocabularies(path: str | os.PathLike) -> dict[str, Any]:
+    """{feature: vocabulary fingerprint} of a run's directory or one of its steps, or of another program's checkpoint.
+
+    Raises:
+      UserError: as `read_model_file`.
+    """
+    model_dir, step = split_step_dir(path)
+    other = find_foreign(model_dir, step)
+    return read_model_file(model_dir)[1] if other is None else foreign.read_vocabularies(other)
+
+
+def find_foreign(path: str | os.PathLike, step: Step = None) -> Found | None:
+    """Another program's checkpoint; None if `path` is no such thing, but a run's directory, or nothing.
+
+    Raises:
+      UserError: a pickle of PyTorch, or a step that is not there.
+    """
+    path = pathlib.Path(path)
+    ours = (path / MODEL_FILE, path / SEAL, path.parent.parent / MODEL_FILE)
+    return None if checkpoints_dir(path).is_dir() or any(map(os.path.exists, ours)) else find(path, step)
+
+
+def check_start(path: str | os.PathLike, model: ModelConfig) -> None:
+    """Refuses to start a model from another program's checkpoint that says to be of another model.
+
+    Raises:
+      UserError: it is; names the field.
+    """
+    other = find_foreign(*split_step_dir(path))
+    if other is not None:
+        foreign.read_config(other, model)
 
 
 def find_step(model_dir: str | os.PathLike, step: Step = None) -> int:
@@ -59,6 +116,9 @@ def find_step(model_dir: str | os.PathLike, step: Step = None) -> int:
     Raises:
       UserError: the directory has no such checkpoint.
     """
+    other = find_foreign(model_dir, step)
+    if other is not None:
+        return other.step
     directory = checkpoints_dir(model_dir)
     steps = sealed_steps(directory)
     if not steps:
@@ -81,18 +141,19 @@ def find_step(model_dir: str | os.PathLike, step: Step = None) -> int:
 def split_step_dir(path: str | os.PathLike, step: Step = None) -> tuple[pathlib.Path, Step]:
     """(model_dir, step) of a path that is a run's directory or one of its `checkpoints/<step>`."""
     path = pathlib.Path(path)
-    if path.parent.name == "checkpoints" and path.name.isdecimal():
+    if path.parent.name == "checkpoints" and path.name.isdecimal() and find_foreign(path) is None:
         return path.parent.parent, int(path.name)
     return path, step
 
 
-def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None) -> Any:
+def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None, model: GivenModel = None) -> Any:
     """The parameters of a checkpoint, verified.
 
     Args:
-      path: a run's directory, or one of its `checkpoints/<step>`.
+      path: a run's directory, one of its `checkpoints/<step>`, or another program's checkpoint.
       abstract_params: a tree of `jax.ShapeDtypeStruct`s with shardings: which parameters, as which dtype, where to.
       step: see `Step`; ignored if the path names one.
+      model: the configuration of what is loaded; needed for another program's checkpoint.
 
     Returns:
       A tree like `abstract_params` with arrays.
@@ -101,6 +162,10 @@ def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None
       UserError: no such checkpoint, a damaged file, or parameters of other names or shapes.
     """
     model_dir, step = split_step_dir(path, step)
+    other = find_foreign(model_dir, step)
+    if other is not None:
+        config = foreign.read_config(other, _configuration(model))
+        return unflatten_names(abstract_params, foreign.load_params(other, config, flatten_names(abstract_params)))
     manager = CheckpointManager(model_dir, writable=False)
     try:
         restored = manager.restore(find_step(model_dir, step), flatten_names(abstract_params))
@@ -127,15 +192,17 @@ def load_model(
     rules: AxisRules = DEFAULT_RULES,
     dtype: str | None = None,
     step: Step = None,
+    model: GivenModel = None,
 ) -> tuple[Any, Any, Any, int]:
     """A trained model: `nnx.merge(graphdef, params)` runs it.
 
     Args:
-      model_dir: a run's directory, or one of its `checkpoints/<step>`.
+      model_dir: a run's directory, one of its `checkpoints/<step>`, or another program's checkpoint.
       mesh: where its parameters go.
       rules: how they are split.
-      dtype: of parameters and computation; None keeps the ones it was trained with.
+      dtype: of parameters and computation; None keeps the ones it was trained with (float32 of another program's).
       step: see `Step`.
+      model: see `read_model_file`.
 
     Returns:
       (config, graphdef, params, step).
@@ -144,17 +211,31 @@ def load_model(
       UserError: as `load_params`, or `model.json` is missing.
     """
     model_dir, step = split_step_dir(model_dir, step)
-    config, _ = read_model_file(model_dir)
+    config: Any = read_model_file(model_dir, model, step)[0]
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     step = find_step(model_dir, step)
     graphdef, abstract = abstract_model(config, mesh, rules)
-    return config, graphdef, load_params(model_dir, abstract, step), step
+    return config, graphdef, load_params(model_dir, abstract, step, config), step
 
 
-def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None) -> str:
-    """A name for a trained model: equal for equal configurations and parameters, wherever and whenever made."""
+def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None, model: GivenModel = None) -> str:
+    """A name for a trained model: equal for equal configurations and parameters, wherever and whenever made.
+
+    Another program's checkpoint has one of its own, of its tensors as they are in its files.
+    """
     model_dir, step = split_step_dir(model_dir, step)
+    other = find_foreign(model_dir, step)
+    if other is not None:
+        given = _configuration(model)
+        known = given is not None or other.kind == HUGGING_FACE
+        return foreign.model_fingerprint(other, foreign.read_config(other, given) if known else None)
     config, _ = read_model_file(model_dir)
     seal = read_seal(checkpoints_dir(model_dir) / str(find_step(model_dir, step)))
     return fingerprint({"config": config.to_dict(), "params": seal.digest})
+
+
+def _configuration(model: GivenModel) -> ModelConfig | None:
+    if isinstance(model, str | list | tuple):
+        raise UserError(f"a model is given as {model!r}", "give its configuration: the command reads files")
+    return model  # pyright: ignore[reportReturnType]

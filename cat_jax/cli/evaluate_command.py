@@ -21,7 +21,8 @@ MANUAL = Manual(
     an API for example: they are checked against the store, and scored and written as a model's are.
     """,
     macros={
-        "EVAL_MODELS": "each model's name and directory, e.g. {'small': 'runs/small', 'large': 'runs/large'}",
+        "EVAL_MODELS": "each model's name and directory, e.g. {'small': 'runs/small', 'large': 'hf/flan-t5-xl'}",
+        "EVAL_MODEL_FILES": "gin file(s) of those that do not say what they are: {'large': 'models/t5_xl.gin'}",
         "TABLES_DIR": "where the tables go",
         "EVAL_SPLITS": "list of splits (default: ['validation'])",
         "EVAL_MODE": "'generate' (default), 'score' the options of each example, or 'auto'",
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration, devices
+    from cat_jax.cli.model_files import resolved
     from cat_jax.data.layout import split_names
 
     several = devices.start("--multiprocess" in given)
@@ -58,12 +60,13 @@ def main(argv: Sequence[str]) -> int:
                 f"{flag} has no meaning with --import", f"leave {flag} out: an import is quick, and scores anew"
             )
     command = configuration.configure(configuration.of_flags(flags), "import_answers" if files else "evaluate")
-    arguments = command.arguments
+    arguments, changes = command.arguments, {} if files else resolved(command, flags)
     splits = split_names(arguments["splits"])
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "TABLES_DIR")
-    results = command.call(**({"rescore": True} if "--rescore" in given else {}), **({"files": files} if files else {}))
+    changes |= {"files": files} if files else {}
+    results = command.call(**changes, **({"rescore": True} if "--rescore" in given else {}))
     if devices.is_first():
         from cat_jax.evaluate.report import metrics_path
 

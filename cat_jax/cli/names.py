@@ -50,6 +50,7 @@ ROOTS = {
     ),
     "plan": Name("cat_jax.planning.plan", "plan"),
     "run": Name("cat_jax.cli.run", "run", light=True, supplied=("flags",)),
+    "given_model": Name("cat_jax.cli.model_files", "given_model"),
 }
 """What the commands call."""
 

@@ -191,12 +191,19 @@ class Plan:
                 "EVAL_MODELS": {model: self.model_dir(model) for model in models},
                 "EVAL_SPLITS": self._experiment.evaluation_splits,
                 "TABLES_DIR": str(self.tables_dir),
+                **self._model_files(models),
             },
             needs=["prepare", *(stage.name for stage in needs if stage.name.startswith("train/"))],
             outputs=tuple(self.tables_dir / model for model in models),
             peers=peers,
             teachers=[model for model in models if model in self._experiment.teachers],
         )
+
+    def _model_files(self, models: Sequence[str]) -> dict[str, Any]:
+        """EVAL_MODEL_FILES of those models alone, where there is such a thing."""
+        files = configuration.of_flags(self._flags).macro("EVAL_MODEL_FILES")
+        named = {model: files[model] for model in models if model in files} if isinstance(files, Mapping) else {}
+        return {"EVAL_MODEL_FILES": named or None} if files else {}
 
     def _cascade(self, teacher: str, scope: str, needs: Sequence[str]) -> Stage:
         mine = [s for s in self.students if (s.teacher, s.scope) == (teacher, scope)]
@@ -320,7 +327,9 @@ class Plan:
         for name in teachers:
             files = self._experiment.teachers[name]
             if isinstance(files, str) and is_trained(files):
-                lines.append(f"# {files} has the parameters {checkpoint_fingerprint(files, *steps)}\n")
+                lines.append(
+                    f"# {files} has the parameters {checkpoint_fingerprint(files, steps[0] if steps else None)}\n"
+                )
         return "".join(lines)
 
 

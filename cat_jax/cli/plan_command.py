@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from cat_jax.cli.command import GinFlags, Manual, parse_gin_flags
+from cat_jax.cli.command import Manual, parse_gin_flags
 
 EXIT_DOES_NOT_FIT = 4
 
@@ -20,7 +20,7 @@ MANUAL = Manual(
     """,
     macros={
         "TOPOLOGY": "chips and how they lie: 'v5e:16x16', 'v5p:4x4x4', 'v6e:8x8', 'h100:8'",
-        "TEACHER_MODEL": "gin file(s) of the teacher, where it is not trained yet: 'models/t5_xxl.gin'",
+        "TEACHER_MODEL": "gin file(s) of the teacher, where it is not here or does not say what it is",
         "PLAN_STEPS": "which to compile (default: ['train', 'teach', 'decode'])",
         "BATCH_SIZE": "rows of the global batch",
         "TEACH_BATCH_SIZE, TEACH_DTYPE": "of teach, as there; teach/MeshConfig is its mesh on one host",
@@ -45,19 +45,11 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration
+    from cat_jax.cli.model_files import TEACHER, model_of
     from cat_jax.planning.text import as_text
 
     command = configuration.configure(configuration.of_flags(flags), "plan")
     files = command.arguments["teacher_model"]
-    found = command.call(teacher_model=_model_of(files, flags) if files else None)
+    found = command.call(teacher_model=model_of(files, flags, TEACHER) if files else None)
     print(json.dumps(found, indent=2) if "--json" in given else as_text(found))
     return 0 if found["fits"] else EXIT_DOES_NOT_FIT
-
-
-def _model_of(files: str | Sequence[str], flags: GinFlags):
-    """The teacher's configuration: what its files make of MODEL, in the scope `teacher`, as in `cat-jax run`."""
-    from cat_jax.cli import configuration
-
-    named = (files,) if isinstance(files, str) else tuple(files)
-    bindings = configuration.read((*flags.files, *named), flags.bindings, flags.search_paths)
-    return configuration.configure(bindings.in_scope("teacher"), "plan").arguments["model"]

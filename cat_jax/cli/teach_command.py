@@ -21,7 +21,8 @@ MANUAL = Manual(
     another program, an API for example, whose answers are checked against the store token by token.
     """,
     macros={
-        "TEACHER_DIR": "the directory of the teacher's training run, or of one checkpoint of it",
+        "TEACHER_DIR": "the teacher's run directory, or another program's checkpoint (docs/checkpoints.md)",
+        "TEACHER_MODEL": "gin file(s) of a teacher that does not say what it is, as a checkpoint of T5X",
         "SIGNAL_DIR": "where the signal goes",
         "MIXTURE_OR_TASK_NAME": "what to teach",
         "STORE_DIR": "where its stores are",
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration, devices
+    from cat_jax.cli.model_files import resolved
     from cat_jax.data.layout import split_names
 
     several = devices.start("--multiprocess" in given)
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     wanted = [Wanted(arguments["store_dir"], arguments["mixture_or_task"], split) for split in splits]
     ensure_prepared(wanted, flags, several)
     check_writable(arguments["output_dir"], "SIGNAL_DIR")
-    changes = {"overwrite": True} if "--overwrite" in given else {}
+    changes = resolved(command, flags) | ({"overwrite": True} if "--overwrite" in given else {})
     manifests = command.call(**changes, **({"files": files} if files else {}))
     if devices.is_first():
         from cat_jax.teacher.manifest import signal_directory

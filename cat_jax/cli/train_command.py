@@ -26,6 +26,7 @@ MANUAL = Manual(
         "MODEL": "set by models/*.gin",
         "OBJECTIVE": "set by objectives/*.gin",
         "TEACHER": "None, @StoredTeacher() with SIGNAL_DIR, or @LiveTeacher() with TEACHER_DIR",
+        "TEACHER_MODEL": "gin file(s) of a live teacher that does not say what it is, as a checkpoint of T5X",
         "BATCH_SIZE, LEARNING_RATE, SEED": "have defaults",
         "VALIDATION_SPLIT": "what is measured while training; EVAL_DATASET=None for a task that has none",
     },
@@ -44,12 +45,14 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     flags, given = parse_gin_flags(MANUAL, argv)
     from cat_jax.cli import configuration, devices
+    from cat_jax.cli.model_files import resolved
 
     several = devices.start("--multiprocess" in given)
     command = configuration.configure(configuration.of_flags(flags), "train")
+    changes = resolved(command, flags)
     model_dir = command.arguments["model_dir"]
     check_writable(model_dir, "MODEL_DIR")
     ensure_prepared(wanted_in(command.arguments), flags, several)
     with recorded(model_dir, command) if devices.is_first() else contextlib.nullcontext():
-        command.call()
+        command.call(**changes)
     return 0

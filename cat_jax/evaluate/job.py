@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jax.experimental import multihost_utils
 
+from cat_jax.checkpoint.params import GivenModel
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import NonFiniteError, UserError
 from cat_jax.evaluate.answers import Parts, count_not_finite
@@ -31,13 +32,15 @@ class EvaluatedModel:
 
     Attributes:
       name: of the directory that its tables go to.
-      model_dir: of its training run, or one of the run's `checkpoints/<step>`.
+      model_dir: of its training run, one of the run's `checkpoints/<step>`, or another program's checkpoint.
       step: a step number, "best", or None for the newest.
+      model: its configuration, where the checkpoint does not say it; in gin the name of its file(s).
     """
 
     name: str
     model_dir: str
     step: int | str | None = None
+    model: GivenModel = None
 
 
 class Mode(Protocol):

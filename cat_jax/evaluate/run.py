@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import logging
 import tempfile
@@ -12,7 +14,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cat_jax.checkpoint.params import checkpoint_fingerprint, find_step, load_model, read_model_file, split_step_dir
+from cat_jax.checkpoint.params import (
+    GivenModel,
+    checkpoint_fingerprint,
+    find_step,
+    load_model,
+    read_model_file,
+    split_step_dir,
+)
 from cat_jax.data import seqio_task
 from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.layout import safe_name, split_names
@@ -60,6 +69,7 @@ def evaluate(
     rescore: bool = False,
     keep_fields: Sequence[str] = (),
     averages: Sequence[str] = (),
+    model_configs: Mapping[str, GivenModel] | None = None,
 ) -> dict[str, Any]:
     """Writes `<output_dir>/<model>/<task>.<split>.parquet`, and the metrics of all tasks beside them.
 
@@ -91,13 +101,16 @@ def evaluate(
         a finished table gets them when it is scored again.
       averages: registered mixtures of which the metrics' file has the mean over their tasks, as far as evaluated.
 
+      model_configs: {name: configuration} of models whose checkpoints do not say it, T5X's for example; in gin the name
+        of its file(s).
+
     Returns:
       {model: {split: metrics as in the JSON file}} on process 0; {} on the others.
 
     Raises:
       UserError: no such model, store or task; a model of another vocabulary; examples without options; a full disk.
     """
-    entries = _entries(models)
+    entries = _entries(models, model_configs or {})
     _check(mode, option_normalization, batch_size, max_decode_length, decoding)
     devices = Devices.of(mesh.build(), reproducible)
     settings = {
@@ -157,7 +170,7 @@ def _make_tables(
             if params is None:
                 dtype = job.settings["dtype"]
                 config, graphdef, params, _ = load_model(
-                    model.model_dir, mesh=devices.mesh, rules=rules, dtype=dtype, step=job.step
+                    model.model_dir, mesh=devices.mesh, rules=rules, dtype=dtype, step=job.step, model=model.model
                 )
             answers = answer(job, modes.mode(job), batch_size, graphdef, params, devices, save_seconds)
             if answers is not None:
@@ -201,20 +214,25 @@ class _Modes:
         return self._made[key]
 
 
-def _entries(models: Mapping[str, str] | Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
+def _entries(
+    models: Mapping[str, str] | Sequence[EvaluatedModel], configs: Mapping[str, GivenModel]
+) -> list[EvaluatedModel]:
     """The models in order.
 
     Raises:
-      UserError: there are none, two of one name, or a name that is no directory's.
+      UserError: there are none, two of one name, a name that is no directory's, or a configuration of none of them.
     """
     mapped = isinstance(models, Mapping)
     entries = [EvaluatedModel(name, path) for name, path in models.items()] if mapped else list(models)
+    entries = [dataclasses.replace(entry, model=configs.get(entry.name, entry.model)) for entry in entries]
     names = [entry.name for entry in entries]
     if not names or len(set(names)) < len(names):
         raise UserError(f"the models to evaluate are {names}", "give one or more, each with its own name")
     for name in names:
         if not name or name != safe_name(name):
             raise UserError(f"{name!r} cannot be the name of a model's directory", "use letters, digits, - and _")
+    if stray := sorted(configs.keys() - set(names)):
+        raise UserError(f"there is a configuration for {stray[0]!r} and no such model", f"name one of {names}")
     return entries
 
 
@@ -267,7 +285,7 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
     """
     model_dir, step = split_step_dir(model.model_dir, model.step)
     step = find_step(model_dir, step)
-    config, vocabularies = read_model_file(model_dir)
+    config, vocabularies = read_model_file(model_dir, model.model, step)
     if config.prompt == "encoder" and not store.has_inputs:
         raise UserError(
             f"the examples of {store.directory} have no inputs for the encoder of {model_dir}",
@@ -281,6 +299,13 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
                 f"and the store {store.directory} has {feature.vocabulary}",
                 "evaluate it on a store prepared with its own vocabulary",
             )
+        if feature.vocab_size > config.vocab_size:
+            raise UserError(
+                f"the {name} of {store.directory} have {feature.vocab_size} ids, {model_dir} knows {config.vocab_size}",
+                "evaluate it on a store prepared with its own vocabulary",
+            )
+        if name not in vocabularies:
+            _warn_of_vocabulary(str(model_dir), name)
     mode = ("score" if has_options(store) else "generate") if mode == "auto" else mode
     used = {"dtype": settings["dtype"]}
     if mode == "score":
@@ -289,4 +314,9 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
         used["decoding"] = settings["decoding"]
         used["max_decode_length"] = settings["max_decode_length"] or store.manifest.feature_lengths["targets"]
     path = table_path(output_dir, model.name, store.task, store.split)
-    return Job(model, store, path, mode, step, checkpoint_fingerprint(model_dir, step), used)
+    return Job(model, store, path, mode, step, checkpoint_fingerprint(model_dir, step, model.model), used)
+
+
+@functools.cache  # the tables of one model share it
+def _warn_of_vocabulary(model: str, feature: str) -> None:
+    logger.warning("%s does not say on which vocabulary of %s it was trained: only its size is checked", model, feature)

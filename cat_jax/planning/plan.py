@@ -267,7 +267,8 @@ def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> Mode
             "the live teacher has neither a model nor a directory",
             "name its gin file, --gin.TEACHER_MODEL='\"models/t5_xxl.gin\"', or its TEACHER_DIR",
         )
-    return read_model_file(split_step_dir(live.model_dir)[0])[0]
+    model_dir, step = split_step_dir(live.model_dir, live.step)
+    return read_model_file(model_dir, step=step)[0]
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from cat_jax.checkpoint.params import load_model
+from cat_jax.checkpoint.params import GivenModel, load_model
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.teacher.manifest import TeacherIdentity
 from cat_jax.types import Batch, ModelConfig, TeacherSignal
@@ -23,16 +23,18 @@ class LiveTeacher:
     """A frozen model computed anew for each batch.
 
     Attributes:
-      model_dir: the model's directory.
+      model_dir: the model's directory, or another program's checkpoint.
       step: of the checkpoint; None for the last, "best" for the best.
       dtype: of parameters and computation, "float32" or "bfloat16"; the logits are f32 in any case.
       axis_rules: how its parameters lie on the mesh; None for the default rules.
+      model: its configuration, where the checkpoint does not say it; in gin the name of its file(s).
     """
 
     model_dir: str
     step: int | str | None = None
     dtype: str = "float32"
     axis_rules: AxisRules | None = None
+    model: GivenModel = None
 
     def identity(self) -> TeacherIdentity:
         """Who it is, without loading it.
@@ -40,7 +42,7 @@ class LiveTeacher:
         Raises:
           UserError: there is no such checkpoint.
         """
-        return TeacherIdentity.of(self.model_dir, self.step, self.dtype)
+        return TeacherIdentity.of(self.model_dir, self.step, self.dtype, self.model)
 
     def load(self, mesh: Mesh) -> LoadedTeacher:
         """Reads the checkpoint onto `mesh`.
@@ -50,9 +52,9 @@ class LiveTeacher:
         """
         rules = DEFAULT_RULES if self.axis_rules is None else self.axis_rules
         config, graphdef, params, step = load_model(
-            self.model_dir, mesh=mesh, rules=rules, dtype=self.dtype, step=self.step
+            self.model_dir, mesh=mesh, rules=rules, dtype=self.dtype, step=self.step, model=self.model
         )
-        return LoadedTeacher(graphdef, params, config, TeacherIdentity.of(self.model_dir, step, self.dtype))
+        return LoadedTeacher(graphdef, params, config, TeacherIdentity.of(self.model_dir, step, self.dtype, self.model))
 
 
 @dataclasses.dataclass(frozen=True)

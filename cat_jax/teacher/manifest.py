@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cat_jax.checkpoint.params import Step, checkpoint_fingerprint, find_step, split_step_dir
+from cat_jax.checkpoint.params import GivenModel, Step, checkpoint_fingerprint, find_step, split_step_dir
 from cat_jax.data import layout as places
 from cat_jax.data.kind import RecordKind
 from cat_jax.errors import UserError
@@ -47,15 +47,15 @@ class TeacherIdentity:
     dtype: str
 
     @staticmethod
-    def of(model_dir: str | os.PathLike, step: Step, dtype: str) -> TeacherIdentity:
-        """The identity of a checkpoint.
+    def of(model_dir: str | os.PathLike, step: Step, dtype: str, model: GivenModel = None) -> TeacherIdentity:
+        """The identity of a checkpoint; `model` as `read_model_file` takes it.
 
         Raises:
           UserError: there is no such checkpoint.
         """
         model_dir, step = split_step_dir(model_dir, step)
         step = find_step(model_dir, step)
-        return TeacherIdentity(model_dir.resolve().name, step, checkpoint_fingerprint(model_dir, step), dtype)
+        return TeacherIdentity(model_dir.resolve().name, step, checkpoint_fingerprint(model_dir, step, model), dtype)
 
     def __str__(self) -> str:
         return f"{self.name} at step {self.step} ({self.fingerprint[:12]}, {self.dtype})"

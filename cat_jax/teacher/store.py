@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cat_jax.checkpoint.params import GivenModel
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.tokens import spread
 from cat_jax.errors import UserError
@@ -178,11 +179,13 @@ class StoredTeacher:
       signal_dir: the directory that `teach` wrote.
       model_dir: if set, the signal must be from this model's checkpoint.
       step: the checkpoint's step, None for the last; only with `model_dir`.
+      model: as of `LiveTeacher`; only with `model_dir`.
     """
 
     signal_dir: str
     model_dir: str | None = None
     step: int | str | None = None
+    model: GivenModel = None
 
     def readers(
         self,
@@ -199,7 +202,9 @@ class StoredTeacher:
         Raises:
           UserError: as `SignalStore.open`; or the tasks' signals are of different layouts or teachers.
         """
-        teacher = None if self.model_dir is None else TeacherIdentity.of(self.model_dir, self.step, dtype="")
+        teacher = None
+        if self.model_dir is not None:
+            teacher = TeacherIdentity.of(self.model_dir, self.step, dtype="", model=self.model)
         readers: dict[str, SignalStore] = {}
         for store in stores:
             reader = SignalStore.open(

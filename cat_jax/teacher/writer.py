@@ -9,13 +9,7 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import multihost_utils
 
-from cat_jax.checkpoint.params import (
-    Step,
-    find_step,
-    load_model,
-    read_model_file,
-    split_step_dir,
-)
+from cat_jax.checkpoint.params import GivenModel, Step, find_step, load_model, read_model_file, split_step_dir
 from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.layout import split_names
 from cat_jax.data.mixture import read_mixture
@@ -41,6 +35,7 @@ def teach(
     splits: str | Sequence[str] = ("train",),
     layout: SignalLayout | None = None,
     step: Step = None,
+    model: GivenModel = None,
     dtype: str = "float32",
     batch_size: int = 64,
     seed: int = 0,
@@ -58,13 +53,14 @@ def teach(
     parameters, stored as the rules say, are gathered where they are used.
 
     Args:
-      model_dir: the teacher's run directory, or one of its `checkpoints/<step>`.
+      model_dir: the teacher's run directory, one of its `checkpoints/<step>`, or another program's checkpoint.
       store_dir: the root that `prepare` wrote.
       mixture_or_task: what to teach there.
       output_dir: the root of the signals, a directory of its own for each teacher and layout.
       splits: of the tasks.
       layout: what to keep of each target token; None for `SparseLayout()`.
       step: the teacher's checkpoint: a number, "best", or None for the newest.
+      model: its configuration, where the checkpoint does not say it; in gin the name of its file(s).
       dtype: of the teacher's parameters and computation; logits are f32 in any case.
       batch_size: rows that one device computes at a time. It may change roundings, so it is part of the settings.
       seed: of the tail draws.
@@ -92,13 +88,15 @@ def teach(
         raise UserError(f"teach.seed is {seed}", "give a whole number from 0 to 2**32 - 1")
     writers = []
     for store in _stores(store_dir, mixture_or_task, splits):
-        recipe = _recipe(model_dir, step, dtype, store, layout, batch_size, seed)
+        recipe = _recipe(model_dir, step, model, dtype, store, layout, batch_size, seed)
         directory = signal_directory(output_dir, store.task, store.split)
         writers.append((store, SignalWriter(directory, recipe, overwrite)))
     unfinished = [(store, writer) for store, writer in writers if not writer.complete()]
     if unfinished:
         local = (mesh or MeshConfig()).build(jax.local_devices())
-        config, graphdef, params, _ = load_model(model_dir, mesh=local, rules=axis_rules, dtype=dtype, step=step)
+        config, graphdef, params, _ = load_model(
+            model_dir, mesh=local, rules=axis_rules, dtype=dtype, step=step, model=model
+        )
         compute = make_step(graphdef, layout, local)
         for store, writer in unfinished:
             teacher = ShardTeacher(store, writer.recipe, compute, params, local, config.prompt)
@@ -119,6 +117,7 @@ def _stores(root: str | os.PathLike, mixture_or_task: str, splits: str | Sequenc
 def _recipe(
     model_dir: pathlib.Path,
     step: int,
+    model: GivenModel,
     dtype: str,
     store: ExampleStore,
     layout: SignalLayout,
@@ -126,7 +125,7 @@ def _recipe(
     seed: int,
 ) -> Recipe:
     """What the signal of `store` will be, after checking that teacher and store fit."""
-    config, vocabularies = read_model_file(model_dir)
+    config, vocabularies = read_model_file(model_dir, model, step)
     manifest = store.manifest
     check_beginnings([store], config)
     check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, manifest.features, str(store.directory))
@@ -138,7 +137,7 @@ def _recipe(
         vocabulary=manifest.features["targets"].vocabulary,
         vocab_size=config.vocab_size,
         feature_lengths=manifest.feature_lengths,
-        teacher=TeacherIdentity.of(model_dir, step, dtype),
+        teacher=TeacherIdentity.of(model_dir, step, dtype, model),
         layout=layout,
         batch_size=batch_size,
         num_shards=len(store.shards),

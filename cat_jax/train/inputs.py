@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from cat_jax.checkpoint.params import read_model_file, split_step_dir
+from cat_jax.checkpoint.params import read_vocabularies
 from cat_jax.data.assemble import HostBatch
 from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.loader import DatasetConfig, TrainIterator, make_train_iterator
@@ -21,6 +22,8 @@ from cat_jax.parallel.batches import data_shard, shard_batch
 from cat_jax.teacher.store import SignalStore, StoredTeacher
 from cat_jax.train.teachers import Teacher, check_signals
 from cat_jax.types import Batch, ModelConfig, Prompt, TeacherSignal
+
+logger = logging.getLogger(__name__)
 
 Place = Callable[[HostBatch], tuple[Batch, TeacherSignal | None]]
 
@@ -67,7 +70,8 @@ def check_vocabularies(
     Args:
       model: the student.
       features: of the stores.
-      others: {what it is: directory of a trained model, or None} that must be of the same vocabularies.
+      others: {what it is: directory of a trained model, or None} that must be of the same vocabularies, as far as
+        they say: of what does not, only numbers of ids can be compared, and it is told.
 
     Raises:
       UserError: naming both sides.
@@ -83,7 +87,9 @@ def check_vocabularies(
     for what, directory in others.items():
         if directory is None:
             continue
-        _, trained_on = read_model_file(split_step_dir(directory)[0])
+        trained_on = read_vocabularies(directory)
+        for name in vocabularies.keys() - trained_on.keys():
+            logger.warning("the %s %s does not say on which vocabulary of %s it was trained", what, directory, name)
         for name, theirs in trained_on.items():
             if name in vocabularies and vocabularies[name] != theirs:
                 raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from cat_jax.checkpoint.params import check_start
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.loader import DatasetConfig
@@ -80,7 +81,8 @@ def train(
       eval_period: steps between evaluations.
       eval_batches: batches per evaluation; None is all.
       checkpoint: how often to save, what to keep.
-      initial_checkpoint_path: a run's directory or one of its `checkpoints/<step>`: start from these parameters.
+      initial_checkpoint_path: start from these parameters: a run's directory, one of its `checkpoints/<step>`, or
+        another program's checkpoint (`cat_jax.foreign`) of this model.
       compilation_cache_dir: see `enable_compilation_cache`.
 
     Returns:
@@ -91,7 +93,7 @@ def train(
       NonFiniteError: the loss, a gradient norm or a parameter is NaN or infinite; names the step.
       Preempted: told to stop by SIGTERM or Ctrl-C; the checkpoint is safe.
     """
-    plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path)
+    plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path, model)
     _check_plan(plan, num_microbatches, eval_batches, eval_dataset)
     enable_compilation_cache(compilation_cache_dir)
     devices = mesh.build()
@@ -111,6 +113,8 @@ def train(
         "fine_tuned": initial_checkpoint_path is not None,
         "frozen": list(frozen) or None,
     }
+    if initial_checkpoint_path is not None:
+        check_start(initial_checkpoint_path, model)
     vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
     if eval_dataset is not None:
         check_evaluation(model, eval_dataset, train_dataset, vocabularies)

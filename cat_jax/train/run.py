@@ -28,6 +28,7 @@ from cat_jax.train.program import TrainProgram
 from cat_jax.train.state import Params, TrainState, from_checkpoint, parameter_count, to_checkpoint
 from cat_jax.train.stopping import Stopper
 from cat_jax.train.window import MetricWindow
+from cat_jax.types import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class TrainResult:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is, and how often it does what."""
+    """How long a run is, how often it does what, and from where it starts."""
 
     train_steps: int
     log_period: int
@@ -53,6 +54,7 @@ class Plan:
     checkpoint: CheckpointConfig
     seed: int
     initial_checkpoint_path: str | None
+    model: ModelConfig
 
 
 class Run:
@@ -126,7 +128,7 @@ class Run:
         logger.info("%s parameters, initialised anew", magnitude(parameter_count(abstract.params)))
         if self._plan.initial_checkpoint_path is None:
             return self._program.init(self._plan.seed), 0
-        params = load_params(self._plan.initial_checkpoint_path, abstract.params)
+        params = load_params(self._plan.initial_checkpoint_path, abstract.params, model=self._plan.model)
         logger.info("parameters are from %s", self._plan.initial_checkpoint_path)
         return self._program.init_from(params, self._plan.seed), 0
 

@@ -26,8 +26,8 @@ def check_live(teacher: LiveTeacher, model: ModelConfig, objective: Objective, s
         ids, has ids that the student lacks (see `check_signals`), reads the inputs where the student does not, or
         cannot do without any.
     """
-    model_dir, _ = split_step_dir(teacher.model_dir)
-    config, vocabularies = read_model_file(model_dir)
+    model_dir, step = split_step_dir(teacher.model_dir, teacher.step)
+    config, vocabularies = read_model_file(model_dir, teacher.model, step)
     if config.prompt != model.prompt:
         raise UserError(
             f"the live teacher {model_dir} reads inputs as {config.prompt}, the student as {model.prompt}: one batch "

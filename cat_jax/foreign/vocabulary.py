@@ -1,0 +1,110 @@
+"""Which vocabulary a folder's tokenizer is, where it says so in a way that a store does, too.
+
+A store knows its vocabulary by a fingerprint (`data.fingerprint`). For a SentencePiece model it can be told from the
+file: SeqIO appends its extra ids to the file's pieces, and leaves the rest as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from cat_jax.data.fingerprint import vocabulary_fingerprint
+from cat_jax.data.manifest import FEATURES
+from cat_jax.errors import UserError
+from cat_jax.files import read_json
+
+_MODELS = ("spiece.model", "tokenizer.model")
+_PIECE, _VARINT, _FIXED64, _BYTES, _FIXED32 = 0x0A, 0, 1, 2, 5
+_UNKNOWN, _USER_DEFINED = 2, 4
+_DEFAULT_EXTRA_IDS = {"T5Tokenizer": 100, "T5TokenizerFast": 100}
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePieces:
+    """What SeqIO makes of a SentencePiece model's file; named as its vocabulary's attributes are."""
+
+    sp_model: bytes
+    vocab_size: int
+    eos_id: int
+    unk_id: int
+    extra_ids: int
+    pad_id: int = 0
+
+
+def vocabularies_of(folder: pathlib.Path) -> dict[str, str]:
+    """{feature: vocabulary fingerprint} as `model.json` has them; empty where the folder does not say."""
+    path = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
+    if path is None:
+        return {}
+    pieces = read_pieces(path, extra_ids_of(folder))
+    return {} if pieces is None else dict.fromkeys(FEATURES, vocabulary_fingerprint(pieces))
+
+
+def extra_ids_of(folder: pathlib.Path) -> int:
+    """How many ids a folder's tokenizer has beyond its model's pieces."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return 0
+    settings = read_json(folder / "tokenizer_config.json", "tokenizer configuration", "copy the folder again")
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder / 'tokenizer_config.json'} is no JSON object", "copy the folder again")
+    extra = settings.get("extra_ids")
+    return extra if isinstance(extra, int) else _DEFAULT_EXTRA_IDS.get(str(settings.get("tokenizer_class")), 0)
+
+
+def read_pieces(path: pathlib.Path, extra_ids: int) -> SentencePieces | None:
+    """The vocabulary of a SentencePiece model with so many extra ids; None if the file is none.
+
+    Args:
+      path: a file with a serialised `ModelProto`.
+      extra_ids: sentinels, which SeqIO numbers downwards.
+    """
+    data = path.read_bytes()
+    at, pieces = 0, []
+    try:
+        while at < len(data) and data[at] == _PIECE:
+            size, start = _varint(data, at + 1)
+            pieces.append(_fields(data[start : start + size]))
+            at = start + size
+        unknown = next(i for i, piece in enumerate(pieces) if piece.get(3) == _UNKNOWN)
+        end = next(i for i, piece in enumerate(pieces) if piece.get(1) == b"</s>")
+    except (IndexError, StopIteration, ValueError):
+        return None
+    added = b"".join(_piece(f"▁<extra_id_{i}>") for i in reversed(range(extra_ids)))
+    return SentencePieces(data[:at] + added + data[at:], len(pieces) + extra_ids, end, unknown, extra_ids)
+
+
+def _piece(text: str) -> bytes:
+    """A piece of score 0 that the user has defined, as protocol buffers have it."""
+    encoded = text.encode()
+    body = bytes([0x0A, len(encoded)]) + encoded + b"\x15\x00\x00\x00\x00" + bytes([0x18, _USER_DEFINED])
+    return bytes([_PIECE, len(body)]) + body
+
+
+def _fields(message: bytes) -> dict[int, Any]:
+    """{field: value} of a message whose fields are not nested; 32-bit values are left out."""
+    found, at = {}, 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind, field = key & 7, key >> 3
+        if kind == _VARINT:
+            found[field], at = _varint(message, at)
+        elif kind == _BYTES:
+            size, at = _varint(message, at)
+            found[field], at = message[at : at + size], at + size
+        elif kind in (_FIXED32, _FIXED64):
+            at += 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError(f"no kind {kind} of field")
+    return found
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """(a whole number, where it ends)."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
+        if byte < 0x80:
+            return value, at
