@@ -202,6 +202,7 @@ def feature_infos(task: Any) -> dict[str, FeatureInfo]:
             vocab_size=int(vocabulary.vocab_size),
             eos_id=None if vocabulary.eos_id is None else int(vocabulary.eos_id),
             add_eos=bool(feature.add_eos),
+            zero_is_token=vocabulary.pad_id != 0 or vocabulary.eos_id == 0,
         )
     return infos
 
