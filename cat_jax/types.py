@@ -152,8 +152,9 @@ class Model(Protocol):
         """Reads the prompts and starts decoding.
 
         Args:
-          batch: prompts, one a row, and no targets. "encoder": i32[B, S] `encoder_input_tokens`, id 0 is padding; or, if
-            there are `encoder_segment_ids`, 1 where a prompt stands and 0 at padding. "prefix": i32[B, T] `decoder_input_tokens`, which are 0 and then the prompt, with segment id 1 and positions
+          batch: prompts, one a row, and no targets. "encoder": i32[B, S] `encoder_input_tokens`; where there are
+            `encoder_segment_ids`, they are 1 where a prompt stands and 0 at padding, else id 0 is padding.
+            "prefix": i32[B, T] `decoder_input_tokens`, which are 0 and then the prompt, with segment id 1 and positions
             from 0 where it stands, and segment id 0 at padding, which may lie on the right or on the left.
           max_decode_length: L, not traced. `step` will be called at most L - 1 times.
 

@@ -207,6 +207,12 @@ def feature_infos(task: Any) -> dict[str, FeatureInfo]:
     return infos
 
 
+def vocabularies_of(provider: Any) -> list[Any]:
+    """The vocabularies of the token features of a task, or of a mixture's tasks."""
+    features = [task.output_features[name] for task in tasks_of(provider) for name in task.output_features]
+    return [feature.vocabulary for feature in features]
+
+
 def dataset(task: Any, split: str, shard: int, num_shards: int, lengths: Mapping[str, int], seed: int) -> Any:
     """The untrimmed tf.data pipeline of one shard of a task, in order, deterministic.
 
