@@ -52,14 +52,14 @@ def main(argv: Sequence[str]) -> int:
     from cat_jax.cli import configuration, devices
     from cat_jax.data.layout import split_names
 
+    files, alone = given.get("--import"), [flag for flag in ("--import", "--align") if flag in given]
+    if len(alone) > 1:
+        raise UserError("--import and --align are two commands", "import the teacher's signal first, then align it")
+    if alone and "--multiprocess" in given:
+        raise UserError(f"{alone[0]} is one process's work", "leave --multiprocess out")
+    root = {"--import": "import_signal", "--align": "align"}[alone[0]] if alone else "teach"
     several = devices.start("--multiprocess" in given)
     devices.cache_compilations()
-    files = given.get("--import")
-    if files and "--align" in given:
-        raise UserError("--import and --align are two commands", "import the teacher's signal first, then align it")
-    root = "import_signal" if files else "align" if "--align" in given else "teach"
-    if root != "teach" and several:
-        raise UserError(f"{'--import' if files else '--align'} is one process's work", "leave --multiprocess out")
     command = configuration.configure(configuration.of_flags(flags), root)
     arguments = command.arguments
     splits = split_names(arguments["splits"])

@@ -39,6 +39,8 @@ def words(*texts):
 
 BY_HAND = {
     # text, the teacher's tokens, where it is right (its end last), the student's tokens, where the teacher is right
+    "of the documentation": ("no foxes", words("no", " fox", "es"), "101 1", words("n", "o", " foxes"), "110 1"),
+    "of the documentation, too": ("no foxes", words("no", " fox", "es"), "101 1", words("no f", "ox", "es"), "001 1"),
     "a token of several": ("the fox", words("the", " f", "ox"), "110 1", words("the", " fox"), "10 1"),
     "several of a token": ("the fox", words("the", " fox"), "10 1", words("th", "e", " f", "ox"), "1100 1"),
     "across tokens": ("abcd", words("ab", "cd"), "10 0", words("a", "bc", "d"), "100 0"),
