@@ -97,7 +97,7 @@ class ChatTemplate:
     def __init__(self, template: str, tokens: Mapping[str, str], special: Sequence[str]):
         self._tokens = {f"{role}_token": text for role, text in tokens.items()}
         self._end, self._special = tokens.get("eos"), tuple(special)
-        self._template = _compile(template)
+        self._template, self._error = _compile(template)
 
     @staticmethod
     def of(vocabulary: Any, template: str | None = None) -> ChatTemplate:
@@ -106,7 +106,7 @@ class ChatTemplate:
         if template is None:
             raise UserError(
                 f"the vocabulary {vocabulary} has no chat template",
-                "put it into tokenizer_config.json or chat_template.jinja beside tokenizer.json, or give render_chat one",
+                "put one into tokenizer_config.json beside tokenizer.json, or give render_chat one",
             )
         if vocabulary.special != "token":
             raise UserError(
@@ -140,21 +140,22 @@ class ChatTemplate:
         return next((s for s in self._special for turn in turns[:-1] if s in turn["content"]), None)
 
     def _render(self, turns: Sequence[Mapping[str, str]], asks: bool) -> str:
-        import jinja2
-
         try:
             return self._template.render(messages=list(turns), add_generation_prompt=asks, **self._tokens)
-        except jinja2.TemplateError as e:
+        except self._error as e:
             raise UserError(f"the chat template refuses a conversation ({e})", "leave it out, or mend it") from e
 
 
 @functools.cache
-def _compile(template: str) -> Any:
-    """The template in the environment that `transformers` gives it; but no clock, so that stores can be made again."""
+def _compile(template: str) -> tuple[Any, type[Exception]]:
+    """The template in the environment that `transformers` gives it, and what it raises.
+
+    But it has no clock, so that stores can be made again.
+    """
     try:
-        import jinja2
-        import jinja2.ext
-        import jinja2.sandbox
+        import jinja2  # pyright: ignore[reportMissingImports]
+        import jinja2.ext  # pyright: ignore[reportMissingImports]
+        import jinja2.sandbox  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise UserError(f"cannot import jinja2 ({e})", "pip install 'cat-jax[tokenizers]'") from e
 
@@ -177,6 +178,6 @@ def _compile(template: str) -> Any:
 
     environment.globals["raise_exception"] = raise_exception
     try:
-        return environment.from_string(template)
+        return environment.from_string(template), jinja2.TemplateError
     except jinja2.TemplateError as e:
         raise UserError(f"Jinja cannot read the chat template ({e})", "mend it, or give render_chat another") from e

@@ -12,6 +12,7 @@ pytest.importorskip("seqio", reason="SeqIO is not installed")
 small = pytest.importorskip("small_tokenizers")
 
 from cat_jax.data import seqio_task  # noqa: E402
+from cat_jax.data.chat import ChatTemplate, render_chat  # noqa: E402
 from cat_jax.data.fingerprint import vocabulary_fingerprint  # noqa: E402
 from cat_jax.data.hugging_face import hugging_face_vocabulary  # noqa: E402
 from cat_jax.data.prepare import PrepareConfig, prepare  # noqa: E402
@@ -25,7 +26,7 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CONFIG = {
-    "eos_token": {"content": "<|im_end|>"},
+    "eos_token": {"__type": "AddedToken", "content": "<|im_end|>"},
     "bos_token": "<|im_start|>",
     "unk_token": "<|endoftext|>",
     "pad_token": "<|im_end|>",
@@ -50,6 +51,10 @@ def tasks(folder):
         patch.syspath_prepend(str(HERE))
         seqio_task.load_modules("tokenizer_tasks")
         yield sys.modules["tokenizer_tasks"]
+
+
+def tokens_of(folder):
+    return hugging_face_vocabulary(folder / "byte_level", special="token")
 
 
 @pytest.mark.parametrize("name", ["byte_level", "byte_fallback"])
@@ -93,6 +98,23 @@ def test_special_tokens_that_a_text_spells_out(folder):
     assert tokens.encode("a<|im_end|>b") == [*tokens.encode("a"), tokens.eos_id, *tokens.encode("b")]
     assert letters == tokens
     assert vocabulary_fingerprint(letters) == vocabulary_fingerprint(tokens)  # ids mean the same
+
+
+def test_ids_and_chats_are_those_of_transformers(folder):
+    theirs_of = pytest.importorskip("transformers", reason="needs the `hf` extra").PreTrainedTokenizerFast
+    for name in ("byte_level", "unigram", "byte_fallback"):
+        theirs, ours = theirs_of.from_pretrained(folder / name), hugging_face_vocabulary(folder / name, special="token")
+        for text in small.AWKWARD:
+            ids = theirs(text, add_special_tokens=False)["input_ids"]
+            assert ours.encode(text) == ids
+            if ours.eos_id not in ids:  # where SeqIO ends
+                assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    theirs, ours = theirs_of.from_pretrained(folder / "byte_level"), ChatTemplate.of(tokens_of(folder))
+    contents = {"system": "be brief ", "user": " naïve?\n", "assistant": " yes "}
+    turns = [{"role": role, "content": content} for role, content in contents.items()]
+    before, answer = ours.split(turns)
+    assert before == theirs.apply_chat_template(turns[:-1], add_generation_prompt=True, tokenize=False)
+    assert before + answer + "<|im_end|>\n" == theirs.apply_chat_template(turns, tokenize=False)
 
 
 def test_ids_from_the_configuration_the_file_or_the_caller(folder, tmp_path):
@@ -195,8 +217,6 @@ def test_conversations_are_asked_and_answered(tasks, tmp_path):
 
 
 def test_conversations_that_no_template_can_split(folder, tasks):
-    from cat_jax.data.chat import ChatTemplate, render_chat
-
     user, answer = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
     template = ChatTemplate(CHATML, {"eos": "<|im_end|>"}, ())
     assert template.split([user, answer, user, answer])[1] == "a"
