@@ -84,7 +84,9 @@ class Converter:
         if not self._recipe.features[name].zero_is_token and not ids.all():
             problem = f"{name!r} of {where} holds id 0 at position {int(np.argmin(ids != 0))}, and id 0 is padding"
             raise DataError(
-                problem, "drop it in the task's preprocessors, or give the vocabulary another pad_id, or None", task
+                problem,
+                "drop it in the task's preprocessors, or use a vocabulary that has another pad_id, or None",
+                task,
             )
 
     def _raw(self, element: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> dict[str, Any]:
