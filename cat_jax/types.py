@@ -31,8 +31,9 @@ class Batch:
 
     Padding is id 0 with weight 0. What an example's inputs are read as is the family's `Prompt`: "encoder" has the
     encoder fields; "prefix" has none, and the inputs stand before the targets in the decoder fields, with weight 0.
-    Segment ids and positions are present when rows are packed, and where a prefix is to be decoded from (see
-    `Model.prefill`): segment 0 is padding, examples count from 1, positions from 0 in each example.
+    Segment ids and positions are present when rows are packed, where a prefix is to be decoded from (see
+    `Model.prefill`), and where id 0 is a token, too: segment 0 is padding, examples count from 1, positions from 0 in
+    each example.
     """
 
     decoder_target_tokens: Array  # i32[B, T]
@@ -151,7 +152,8 @@ class Model(Protocol):
         """Reads the prompts and starts decoding.
 
         Args:
-          batch: prompts, one a row, and no targets. "encoder": i32[B, S] `encoder_input_tokens`, id 0 is padding.
+          batch: prompts, one a row, and no targets. "encoder": i32[B, S] `encoder_input_tokens`; where there are
+            `encoder_segment_ids`, they are 1 where a prompt stands and 0 at padding, else id 0 is padding.
             "prefix": i32[B, T] `decoder_input_tokens`, which are 0 and then the prompt, with segment id 1 and positions
             from 0 where it stands, and segment id 0 at padding, which may lie on the right or on the left.
           max_decode_length: L, not traced. `step` will be called at most L - 1 times.

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "cat_jax"
 TABLE = re.findall(r"^\| (\d+) \| ([^|]+) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
 FLOOR = {room: int(floor) for floor, rooms in TABLE for room in re.findall(r"`(\w+)`", rooms)}
-SEQIO_ROOMS = {"data/prepare.py", "data/seqio_task.py"}
+SEQIO_ROOMS = {"data/chat.py", "data/hugging_face.py", "data/prepare.py", "data/seqio_task.py"}
 FILES = sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 

@@ -38,6 +38,7 @@ ROOTS = {
     "prepare": Name("cat_jax.data.prepare", "prepare", light=True),
     "teach": Name("cat_jax.teacher.writer", "teach"),
     "import_signal": Name("cat_jax.teacher.imported", "import_signal", supplied=("files",), command="teach"),
+    "align": Name("cat_jax.teacher.aligned", "align", command="teach"),
     "train": Name("cat_jax.train.loop", "train"),
     "evaluate": Name("cat_jax.evaluate.run", "evaluate"),
     "import_answers": Name("cat_jax.evaluate.imported", "import_answers", supplied=("files",), command="evaluate"),

@@ -86,23 +86,26 @@ class Assembler:
                 f"the examples of {stores[0].directory} have no inputs for the model's encoder to read",
                 "use a decoder-only model, or a task that has inputs",
             )
-        self._columns = row_columns(stores[0].manifest.features, feature_lengths, prompt)
+        features = stores[0].manifest.features
+        self._columns = row_columns(features, feature_lengths, prompt)
+        # Ids do not say then where a row's padding begins, and segments do.
+        self._marked = any(feature.zero_is_token for feature in features.values())
         self._sources: list[TokenSource] = token_sources(self._stores, memory_bytes, memory_examples)
         self._readers = None if signals is None else [signals[store.task] for store in self._stores]
 
     def padded(self, tasks: np.ndarray, indices: np.ndarray, num_rows: int) -> HostBatch:
-        """One example a row, then rows of padding up to `num_rows`."""
-        batch, signal = self._fill(one_per_row(tasks, indices), num_rows, packed=False)
+        """One example a row, then rows of padding up to `num_rows`; with segments where id 0 is a token."""
+        batch, signal = self._fill(one_per_row(tasks, indices), num_rows, marked=self._marked)
         nobody = np.full(num_rows - len(indices), -1, np.int64)
         return HostBatch(batch, signal, np.concatenate([tasks, nobody]), np.concatenate([indices, nobody]))
 
     def packed(self, placement: Placement, num_rows: int) -> HostBatch:
         """Several examples a row, with segment ids and positions."""
-        batch, signal = self._fill(placement, num_rows, packed=True)
+        batch, signal = self._fill(placement, num_rows, marked=True)
         return HostBatch(batch, signal)
 
-    def _fill(self, placement: Placement, num_rows: int, packed: bool) -> tuple[Batch, TeacherSignal | None]:
-        encoder, decoder = (_Side(num_rows, columns, packed) for columns in self._columns)
+    def _fill(self, placement: Placement, num_rows: int, marked: bool) -> tuple[Batch, TeacherSignal | None]:
+        encoder, decoder = (_Side(num_rows, columns, marked) for columns in self._columns)
         weights, task_ids = np.zeros(decoder.size, np.float32), np.zeros(decoder.size, np.int32)
         signal: dict[str, np.ndarray] = {}
         for task in np.unique(placement.tasks).tolist():
@@ -151,11 +154,11 @@ class Assembler:
 class _Side:
     """The encoder's or the decoder's arrays of a batch, flat: [rows * columns]."""
 
-    def __init__(self, rows: int, columns: int, packed: bool):
+    def __init__(self, rows: int, columns: int, marked: bool):
         self._columns, self.size = columns, rows * columns
         self.tokens = np.zeros(self.size, np.int32)
-        self.segments = np.zeros(self.size, np.int32) if packed else None
-        self.positions = np.zeros(self.size, np.int32) if packed else None
+        self.segments = np.zeros(self.size, np.int32) if marked else None
+        self.positions = np.zeros(self.size, np.int32) if marked else None
 
     def add(
         self, tokens: Ragged, rows: np.ndarray, columns: np.ndarray, segments: np.ndarray, positions: np.ndarray

@@ -48,8 +48,8 @@ class Converter:
         """The example, and the features that were cut to their length.
 
         Raises:
-          DataError: an empty target, a token id beyond the vocabulary or that of padding, or a feature that is no
-            sequence of ids.
+          DataError: an empty target, a token id beyond the vocabulary or that is nothing but padding, or a feature that
+            is no sequence of ids.
         """
         if "example_id" in element:
             example_id = str(plain(element["example_id"]))
@@ -81,10 +81,12 @@ class Converter:
             bad = ids[(ids >= size) | (ids < 0)][0]
             problem = f"{name!r} of {where} holds the token id {bad}, but its vocabulary has {size}"
             raise DataError(problem, "give the feature the vocabulary that tokenises it, with its extra_ids", task)
-        if not ids.all():  # a model could not tell it from padding, and packed rows would differ from single ones
+        if not self._recipe.features[name].zero_is_token and not ids.all():
             problem = f"{name!r} of {where} holds id 0 at position {int(np.argmin(ids != 0))}, and id 0 is padding"
             raise DataError(
-                problem, "drop it in the task's preprocessors, or shift the vocabulary so that 0 is free", task
+                problem,
+                "drop it in the task's preprocessors, or use a vocabulary that has another pad_id, or None",
+                task,
             )
 
     def _raw(self, element: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> dict[str, Any]:

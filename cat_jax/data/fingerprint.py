@@ -13,8 +13,9 @@ _LARGEST_TABLE = 1 << 20
 def vocabulary_fingerprint(vocabulary: Any) -> str:
     """SHA-256 of what a SeqIO vocabulary's ids mean, not of where its file lies or what its class is called.
 
-    A SentencePiece model is hashed as it is after SeqIO has added extra ids and normaliser overrides; other
-    vocabularies by the text of every single id.
+    A SentencePiece model is hashed as it is after SeqIO has added extra ids and normaliser overrides; a tokenizer.json
+    by what is in it, however it is laid out, without what is put around texts, and by the id of its end of sequence;
+    other vocabularies by the text of every single id.
     """
     known = _KNOWN.get(id(vocabulary))
     if known is None or known[0] is not vocabulary:
@@ -27,6 +28,9 @@ _KNOWN: dict[int, tuple[Any, str]] = {}
 
 
 def _fingerprint(vocabulary: Any) -> str:
+    identity = getattr(vocabulary, "identity", None)
+    if identity is not None:
+        return fingerprint(identity)
     model = getattr(vocabulary, "sp_model", None)
     meaning = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else _texts(vocabulary)
     ids = {name: getattr(vocabulary, name, None) for name in ("vocab_size", "eos_id", "pad_id", "unk_id", "extra_ids")}

@@ -21,12 +21,17 @@ FEATURES = ("inputs", "targets")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureInfo:
-    """One token feature. `vocabulary` is the vocabulary's fingerprint."""
+    """One token feature.
+
+    `vocabulary` is the vocabulary's fingerprint. `zero_is_token` says that id 0 is a token as any other, and not only
+    what batches are filled up with: what is padding then follows from lengths alone.
+    """
 
     vocabulary: str
     vocab_size: int
     eos_id: int | None
     add_eos: bool
+    zero_is_token: bool = False
 
     @property
     def dtype(self) -> str:
@@ -54,7 +59,9 @@ class Recipe:
     held_out: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return _stated(self, "held_out")
+        fields = _stated(self, "held_out")
+        features = {name: _stated(info, "zero_is_token") for name, info in self.features.items()}
+        return {**fields, "features": features}
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Recipe:
@@ -155,7 +162,7 @@ class Manifest:
 def _stated(item: Any, optional: str) -> dict[str, Any]:
     """As a dict; a field that came later is left out where it says nothing, so that older fingerprints stay."""
     fields = dataclasses.asdict(item)
-    if fields[optional] is None:
+    if fields[optional] is None or fields[optional] is False:
         del fields[optional]
     return fields
 

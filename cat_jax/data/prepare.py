@@ -17,6 +17,7 @@ from cat_jax.data.mixture import write_mixture
 from cat_jax.data.overlap import HeldOut, parse_split
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.units import Unit, run_units
+from cat_jax.data.vocabulary_file import save_vocabularies
 from cat_jax.data.writer import StoreWriter
 from cat_jax.errors import DataError, UserError
 from cat_jax.lock import locked
@@ -97,6 +98,7 @@ def prepare(config: PrepareConfig) -> list[Manifest]:
         try:
             _write_shards(config, root, pending, held_out)
             manifests = [_finish(root, recipe, recipe in pending) for recipe in recipes]
+            save_vocabularies(root, seqio_task.vocabularies_of(provider))
         except DataError as e:
             _forget(root, [recipe for recipe in pending if recipe.task == e.task])
             raise

@@ -202,8 +202,15 @@ def feature_infos(task: Any) -> dict[str, FeatureInfo]:
             vocab_size=int(vocabulary.vocab_size),
             eos_id=None if vocabulary.eos_id is None else int(vocabulary.eos_id),
             add_eos=bool(feature.add_eos),
+            zero_is_token=vocabulary.pad_id != 0 or vocabulary.eos_id == 0,
         )
     return infos
+
+
+def vocabularies_of(provider: Any) -> list[Any]:
+    """The vocabularies of the token features of a task, or of a mixture's tasks."""
+    features = [task.output_features[name] for task in tasks_of(provider) for name in task.output_features]
+    return [feature.vocabulary for feature in features]
 
 
 def dataset(task: Any, split: str, shard: int, num_shards: int, lengths: Mapping[str, int], seed: int) -> Any:
@@ -236,6 +243,9 @@ def dataset(task: Any, split: str, shard: int, num_shards: int, lengths: Mapping
     return task.get_dataset(**arguments).with_options(options)
 
 
+_OURS = re.compile(r"\bUserError: ([^\n]*)")
+
+
 @contextlib.contextmanager
 def source_errors(task: str, split: str | None = None) -> Iterator[None]:
     """Turns whatever a task's own code or data raises into one line that names the task."""
@@ -244,7 +254,8 @@ def source_errors(task: str, split: str | None = None) -> Iterator[None]:
     except (UserError, GeneratorExit, ModuleNotFoundError, MemoryError):
         raise
     except Exception as e:
-        reason = f"{type(e).__name__}: {e}"
+        ours = _OURS.search(str(e))  # raised in a pipeline, and told among TensorFlow's own words
+        reason = ours[1] if ours else f"{type(e).__name__}: {e}"
         what = f"task {task!r}" + (f", split {split!r}" if split is not None else "")
         mend = "check its source and preprocessors, and TFDS_DATA_DIR if it reads TFDS"
         if isinstance(e, ConnectionError | TimeoutError):  # nothing is wrong with the task: what is written may stay

@@ -75,15 +75,19 @@ class ExampleStore:
     def has_inputs(self) -> bool:
         return "inputs" in self.manifest.features
 
-    def require_texts(self) -> None:
+    def require_texts(self, purpose: str = "") -> None:
         """Makes sure that examples hold what metrics read.
+
+        Args:
+          purpose: of the texts, for the message.
 
         Raises:
           UserError: the store was prepared without (see `PrepareConfig.keep_raw`).
         """
         if not self.manifest.recipe.keep_raw:
+            purpose = purpose or f"for the metrics of {self.task}"
             raise UserError(
-                f"the store {self.directory} holds no texts for the metrics of {self.task}",
+                f"the store {self.directory} holds no texts {purpose}",
                 f"prepare the split {self.split!r} with PrepareConfig.keep_raw = 'all' in another STORE_DIR",
             )
 

@@ -49,7 +49,7 @@ class Generation:
 
     def arrays(self, examples: np.ndarray, input_length: int) -> dict[str, np.ndarray]:
         """What the program is fed for these examples, -1 for rows that only fill up."""
-        return {"examples": examples.astype(np.int32), "inputs": read_inputs(self._store, examples, input_length)}
+        return {"examples": examples.astype(np.int32), **read_inputs(self._store, examples, input_length)}
 
     def answers(self, results: Any) -> pa.Table:
         """Rows of `ANSWERS` from the program's results."""
@@ -74,12 +74,12 @@ def generation_program(
 ) -> Callable[..., Any]:
     """A jitted function (params, {"examples": i32[R], "inputs": i32[R, S]}) -> (examples, `Decoded`), on every host.
 
-    An example of -1 fills the batch up.
+    An example of -1 fills the batch up. "input_lengths" i32[R] come with inputs of which id 0 is a token.
     """
 
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, Decoded]:
         model = nnx.merge(graphdef, params)
-        batch = prompt_batch(arrays["inputs"], model.config.prompt)
+        batch = prompt_batch(arrays["inputs"], model.config.prompt, arrays.get("input_lengths"))
         examples = arrays["examples"]
         with rows_over(devices.mesh, devices.axes):
             # A row is named by its example's place in the store: what is drawn does not depend on how rows are batched.

@@ -69,7 +69,7 @@ class Scoring:
                 lengths[row, o] = len(tokens)
         return {
             "examples": examples.astype(np.int32),
-            "inputs": read_inputs(self._store, examples, input_length),
+            **read_inputs(self._store, examples, input_length),
             "options": options,
             "lengths": lengths,
         }
@@ -101,7 +101,7 @@ class Scoring:
 def _program(graphdef: Any, devices: Devices, normalization: str) -> Callable[..., Any]:
     def run(params: Any, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, TokenStatistics]:
         model, lengths = nnx.merge(graphdef, params), arrays["lengths"]
-        batch = prompt_batch(arrays["inputs"], model.config.prompt)
+        batch = prompt_batch(arrays["inputs"], model.config.prompt, arrays.get("input_lengths"))
         with rows_over(devices.mesh, devices.axes):
             statistics = score_options(model, batch, arrays["options"], lengths)
         scores = jnp.sum(statistics.logprobs, axis=-1)

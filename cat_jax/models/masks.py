@@ -1,7 +1,8 @@
 """Attention masks: bool[B, 1, T, S] (or broadcastable to it), true where a query may look at a key.
 
-Rows are either packed (segment ids on every side) or hold one example (none). A query at padding may look at
-anything: what it computes is never read. A query that may look at nothing (its example has no inputs) gets zero.
+Rows either have segment ids on every side, as when they are packed, or hold one example and have none. A query at
+padding may look at anything: what it computes is never read. A query that may look at nothing (its example has no
+inputs) gets zero.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 
 def padding_mask(tokens: jax.Array) -> jax.Array:
-    """Keys that are not padding, bool[B, 1, 1, S] from ids i32[B, S] with 0 for padding."""
+    """Keys that are not padding, bool[B, 1, 1, S] from ids, or segment ids, i32[B, S] with 0 for padding."""
     return (tokens > 0)[:, None, None, :]
 
 

@@ -78,13 +78,13 @@ class T5(nnx.Module):
         """Encodes the inputs and starts decoding.
 
         Args:
-            batch: of which only the encoder's tokens are read; rows must not be packed.
+            batch: of which only the encoder's side is read; rows must not be packed.
             max_decode_length: how many tokens will be decoded at most.
 
         Returns:
             The cache, and the hidden state [B, D] that predicts the first token.
         """
-        if batch.encoder_segment_ids is not None:
+        if batch.decoder_segment_ids is not None:
             raise ValueError("decoding takes one example a row: this batch is packed")
         encoded, cross_mask = self._encode(batch, None)
         layers = tuple(layer.empty_cache(encoded, max_decode_length) for layer in each_layer(self.decoder.layers))
@@ -109,13 +109,14 @@ class T5(nnx.Module):
         tokens = batch.encoder_input_tokens
         if tokens is None:
             raise ValueError("T5 reads encoder_input_tokens, and the batch has none")
-        if batch.encoder_segment_ids is None:
+        segments = batch.encoder_segment_ids
+        if segments is None:
             mask = cross_mask = masks.padding_mask(tokens)
+        elif batch.decoder_segment_ids is None:  # one example a row
+            mask = cross_mask = masks.padding_mask(segments)
         else:
-            if batch.decoder_segment_ids is None:
-                raise ValueError("the batch has segment ids for the encoder and none for the decoder")
-            mask = masks.segment_mask(batch.encoder_segment_ids, batch.encoder_segment_ids)
-            cross_mask = masks.segment_mask(batch.decoder_segment_ids, batch.encoder_segment_ids)
+            mask = masks.segment_mask(segments, segments)
+            cross_mask = masks.segment_mask(batch.decoder_segment_ids, segments)
         return self.encoder(self._embed(tokens), mask, dropout_key=dropout_key), cross_mask
 
     def _embed(self, tokens: jax.Array) -> jax.Array:

@@ -66,7 +66,9 @@ class Recipe:
     """All that decides a signal's bytes on one kind of device.
 
     `store` is the store's fingerprint, `vocabulary` that of its targets, `vocab_size` the teacher's, `batch_size` the
-    rows of a batch on one device. `seed` keys the tail draws, see `draw_key`.
+    rows of a batch on one device. `seed` keys the tail draws, see `draw_key`. `aligned` is None, or says of a signal
+    that was carried over from another vocabulary (`teacher.aligned`) by which "rule", and the fingerprints of the
+    "signal", its "store" and that store's "vocabulary".
     """
 
     task: str
@@ -81,9 +83,12 @@ class Recipe:
     num_shards: int
     seed: int = 0
     version: int = VERSION
+    aligned: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.aligned is None:  # so that the manifests of other signals are what they were
+            del fields["aligned"]
         teacher = dataclasses.asdict(self.teacher)
         return {
             **fields,

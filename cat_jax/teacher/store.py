@@ -82,7 +82,7 @@ class SignalStore:
                 "name the signal of that teacher, or run `cat-jax teach` with it",
             )
         if needs_distribution:
-            _check_distribution(directory, manifest.recipe.layout, temperature)
+            _check_distribution(directory, manifest, temperature)
         return SignalStore(directory, manifest, store, memory_bytes)
 
     @property
@@ -233,7 +233,8 @@ def _check_store(directory: pathlib.Path, manifest: Manifest, store: ExampleStor
         raise UserError(
             f"the signal {directory} is over the vocabulary {recipe.vocabulary[:12]}, "
             f"the store {store.directory} over {targets.vocabulary[:12]}",
-            "use the store that the teacher was trained on, or teach with a teacher of this vocabulary",
+            "use the store that the teacher was trained on, teach with a teacher of this vocabulary, or carry the bits "
+            "over with `cat-jax teach --align`",
         )
     if recipe.store != store.fingerprint:
         raise UserError(
@@ -243,7 +244,14 @@ def _check_store(directory: pathlib.Path, manifest: Manifest, store: ExampleStor
         )
 
 
-def _check_distribution(directory: pathlib.Path, layout: SignalLayout, temperature: float) -> None:
+def _check_distribution(directory: pathlib.Path, manifest: Manifest, temperature: float) -> None:
+    layout = manifest.recipe.layout
+    if manifest.recipe.aligned is not None:
+        raise UserError(
+            f"the signal {directory} was carried over from another vocabulary and has bits alone: no distribution "
+            "over the teacher's tokens is one over the student's, and the objective has w < 1",
+            "set Objective.w = 1 (cat_xent), or choose a teacher of the student's vocabulary",
+        )
     if not layout.has_distribution:
         raise UserError(
             f"the signal {directory} ({layout.kind} layout) has no distribution, and the objective has w < 1",

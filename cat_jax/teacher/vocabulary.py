@@ -27,6 +27,7 @@ def check_teacher_vocabularies(
       UserError: naming teacher and store.
     """
     mend = "choose a teacher of the store's vocabulary, or prepare the task with the teacher's"
+    other = f"{mend}; or, for cat_xent, carry its bits over by text with `cat-jax teach --align` (docs/teachers.md)"
     for name, feature in features.items():
         known = vocabularies.get(name)
         if known is None:
@@ -35,7 +36,7 @@ def check_teacher_vocabularies(
             raise UserError(
                 f"the teacher {teacher} was trained on the {name} vocabulary {known[:12]}, "
                 f"{store} is over {feature.vocabulary[:12]}",
-                mend,
+                other,
             )
         if feature.vocab_size > vocab_size:
             raise UserError(

@@ -99,8 +99,12 @@ def make_train_step(
 
 def _input_tokens(batch: Batch) -> Array:
     """f32[]: the encoder's tokens, or those of the prefixes."""
-    inputs = batch.encoder_input_tokens
-    asked = (batch.decoder_target_tokens > 0) & (batch.decoder_loss_weights == 0) if inputs is None else inputs > 0
+    tokens, segments = batch.encoder_input_tokens, batch.encoder_segment_ids
+    if tokens is None:
+        tokens, segments = batch.decoder_target_tokens, batch.decoder_segment_ids
+    asked = (tokens if segments is None else segments) > 0
+    if batch.encoder_input_tokens is None:
+        asked &= batch.decoder_loss_weights == 0
     return jnp.sum(asked, dtype=jnp.float32)
 
 

@@ -120,10 +120,20 @@ def test_a_token_outside_the_table_gives_nan(model):
     assert np.isnan(logits_of(*model, batch)).all()
 
 
-def test_segment_ids_on_one_side_only_are_refused(model):
-    batch = dataclasses.replace(random_batch(), encoder_segment_ids=jnp.ones((3, 9), jnp.int32))
-    with pytest.raises(ValueError, match="none for the decoder"):
-        run(*model, batch)
+def test_segment_ids_of_the_encoder_alone_say_where_inputs_stand(model):
+    """As where id 0 is a token: it is seen where the segment is 1, and nothing is where it is 0."""
+    batch = batch_of([[3, 4, 7]], [[5]], 5, 3)
+
+    def hidden(tokens, segments):
+        replaced = dataclasses.replace(
+            batch, encoder_input_tokens=jnp.array([tokens]), encoder_segment_ids=jnp.array([segments])
+        )
+        return np.array(run(*model, replaced).hidden)
+
+    here = [1, 1, 1, 0, 0]
+    np.testing.assert_allclose(hidden([3, 4, 7, 0, 0], here), np.array(run(*model, batch).hidden), atol=1e-6)
+    np.testing.assert_array_equal(hidden([3, 4, 0, 0, 0], here), hidden([3, 4, 0, 9, 9], here))
+    assert np.abs(hidden([3, 4, 0, 0, 0], here) - hidden([3, 4, 0, 0, 0], [1, 1, 0, 0, 0])).max() > 1e-4
 
 
 def test_a_batch_without_inputs_is_refused(model):

@@ -51,11 +51,21 @@ def teacher_params(seed=0, config=CONFIG):
     return {name: value * 3 if name.startswith("output") else value for name, value in flat.items()}
 
 
-def write_teacher(model_dir, seed=0, step=7, config=CONFIG, vocabulary=FEATURE.vocabulary):
+def write_teacher(model_dir, seed=0, step=7, config=CONFIG, vocabulary=FEATURE.vocabulary, params=None):
     write_model_file(model_dir, config, {"inputs": vocabulary, "targets": vocabulary})
     with CheckpointManager(model_dir) as manager:
-        manager.save(step, teacher_params(seed, config), {"step": jnp.asarray(step)}, None)
+        manager.save(step, params or teacher_params(seed, config), {"step": jnp.asarray(step)}, None)
     return model_dir
+
+
+def fitted_params(batch, config):
+    """A random model's, with a head fitted to the batch's targets: right often, and wrong often."""
+    model = config.build(jax.random.key(0))
+    counted = np.asarray(batch.decoder_loss_weights) > 0
+    hidden = np.asarray(nnx.jit(lambda model, batch: model(batch).hidden)(model, batch))[counted]
+    targets = np.eye(config.padded_vocab_size)[batch.decoder_target_tokens[counted]]
+    flat = flatten_names(nnx.state(model))
+    return {**flat, "output.kernel": jnp.asarray(np.linalg.lstsq(hidden, targets)[0], jnp.float32)}
 
 
 def contents(directory):
