@@ -88,6 +88,10 @@ class TfdsSource(seqio.TfdsDataSource):
         if self._is_empty:
             asked = ", ".join(self._asked.values())
             raise FileNotFoundError(f"{on_disk.directory_of(name)} has none of the splits {asked}: mend that copy")
+        root = os.environ.get("TFDS_DATA_DIR", "")
+        if root and "://" not in root and not os.path.isdir(root):
+            raise FileNotFoundError(f"TFDS_DATA_DIR names {root}, which is no directory: mend it, or make it")
+        builder = None
         try:
             builder = self.tfds_dataset.builder
             if not builder.is_prepared():
@@ -95,9 +99,12 @@ class TfdsSource(seqio.TfdsDataSource):
                 builder.download_and_prepare()
         except Exception as e:
             reason = str(e).strip().splitlines()[0][:160] if str(e).strip() else type(e).__name__
+            mend = f"set TFDS_DATA_DIR, or run `tfds build {name}` where there is a network"
+            by_hand = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+            if by_hand:
+                mend = f"its files come by hand: {' '.join(by_hand.split())[:300]}"
             raise FileNotFoundError(
-                f"TFDS has no {name} at {on_disk.directory_of(name)}, nor can it be had ({reason}): set TFDS_DATA_DIR, "
-                f"or run `tfds build {name}` where there is a network"
+                f"TFDS has no {name} at {on_disk.directory_of(name)}, nor can it be had ({reason}): {mend}"
             ) from e
         return builder
 

@@ -19,13 +19,21 @@ def vocabulary() -> seqio.Vocabulary:
     `CAT_JAX_VOCABULARY` is a SentencePiece model, which is read when it is first needed, a `tokenizer.json` of Hugging
     Face or the folder that has one, or `byte` (ByT5's). `CAT_JAX_EXTRA_IDS` says how many sentinels follow a
     SentencePiece model's pieces (100).
+
+    Raises:
+      FileNotFoundError, ValueError: a variable names no file, or no number.
     """
     path = os.environ.get("CAT_JAX_VOCABULARY") or T5_VOCABULARY
     if path == "byte":
         return seqio.ByteVocabulary()
     if is_tokenizer(path):
         return _tokenizer(path)
-    return seqio.SentencePieceVocabulary(path, extra_ids=int(os.environ.get("CAT_JAX_EXTRA_IDS", "100")))
+    if "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f"CAT_JAX_VOCABULARY names {path}, where there is no file")
+    extra_ids = os.environ.get("CAT_JAX_EXTRA_IDS", "100")
+    if not extra_ids.isdecimal():
+        raise ValueError(f"CAT_JAX_EXTRA_IDS is {extra_ids!r}, and counts the sentinels of the vocabulary")
+    return seqio.SentencePieceVocabulary(path, extra_ids=int(extra_ids))
 
 
 _tokenizer = functools.cache(hugging_face_vocabulary)  # read once for all the tasks of a process

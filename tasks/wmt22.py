@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +31,8 @@ from cat_jax_tasks.parallel_text import ParallelText
 from cat_jax_tasks.templates import Renderer, Template
 from cat_jax_tasks.tfds_source import TfdsSource, as_written
 from cat_jax_tasks.vocabulary import text_features
+
+logger = logging.getLogger(__name__)
 
 CAP = 1_000_000
 """Training examples of a direction that its rate in the mixtures counts, at most."""
@@ -69,6 +73,7 @@ class Wmt22Source(seqio.DataSource):
         if split == "test":
             return int(self._table["test"])
         if split == "train" and self._tfds is not None:
+            _tell_of_tfds(self._direction)
             return self._tfds.num_input_examples(split)
         return len(self._text()) if split == "train" and self._mtdata else None
 
@@ -135,6 +140,15 @@ def _plain(source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         "origlang": nothing,
         "document": nothing,
     }
+
+
+@functools.cache
+def _tell_of_tfds(direction: str) -> None:
+    """Whoever has set the variable does not expect other data."""
+    if root := os.environ.get("WMT22_MTDATA_DIR"):
+        recipe = catalog.read("wmt22.toml")["directions"][direction].get("recipe")
+        words = "WMT22_MTDATA_DIR has no training files of %s (%s/%s/train.<language>): TFDS's wmt19_translate is taken"
+        logger.warning(words, direction, root, recipe)
 
 
 def official_set(name: str, direction: str) -> tf.data.Dataset:

@@ -161,7 +161,7 @@ _MARKS = re.compile(r"[^\w\s]|_")
 
 
 def _texts(split: Split) -> Iterator[str]:
-    provider = seqio_task.get_provider(split.name)
+    provider = seqio_task.get_provider(split.name, "the splits to compare")
     tasks = [task for task in seqio_task.tasks_of(provider) if split.split in task.splits]
     if not tasks:
         known = sorted({name for task in seqio_task.tasks_of(provider) for name in task.splits})
@@ -176,6 +176,7 @@ def _texts(split: Split) -> Iterator[str]:
                 done += 1
                 if done % 256 == 0:
                     progress.update(done)
+    progress.update(done)
     progress.close()
 
 

@@ -189,6 +189,12 @@ def _finish(root: pathlib.Path, recipe: Recipe, written: bool) -> Manifest:
         return read_manifest(directory)
     manifest = StoreWriter(directory, recipe).finish()
     _tell(manifest)
+    rows = seqio_task.num_input_examples(seqio_task.get_task(recipe.task), recipe.split)
+    dropped = manifest.shared["normalized"] if manifest.shared and (recipe.held_out or {}).get("dropped") else 0
+    made = manifest.num_examples + dropped
+    if rows is not None and made < rows:
+        words = "task %r, split %r: %d examples of %d rows: the task leaves the others out"
+        logger.info(words, recipe.task, recipe.split, made, rows)
     return manifest
 
 

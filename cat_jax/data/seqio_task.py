@@ -127,8 +127,8 @@ def _siblings(module: str) -> list[str]:
     return [f"{package}.{item.name}" if package else item.name for item in pkgutil.iter_modules(places or [])]
 
 
-def get_provider(name: str) -> Any:
-    """The registered SeqIO mixture or task called `name`.
+def get_provider(name: str, option: str = "MIXTURE_OR_TASK_NAME") -> Any:
+    """The registered SeqIO mixture or task called `name`, which the user gave in `option`.
 
     Raises:
       UserError: there is none; tells the closest names.
@@ -143,7 +143,7 @@ def get_provider(name: str) -> Any:
     hint = f" (close: {', '.join(close)})" if close else ""
     raise UserError(
         f"no task or mixture {name!r} is registered{hint}",
-        "check MIXTURE_OR_TASK_NAME, and name the module that registers it in MIXTURE_OR_TASK_MODULE",
+        f"check {option}, and name the module that registers it in MIXTURE_OR_TASK_MODULE",
     )
 
 

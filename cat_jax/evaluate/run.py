@@ -143,7 +143,7 @@ def groups_of(averages: Sequence[str], module: str | Sequence[str] | None) -> di
     if averages:
         seqio_task.load_modules(module)
     return {
-        name: [task.name for task in seqio_task.tasks_of(seqio_task.get_provider(name))]
+        name: [task.name for task in seqio_task.tasks_of(seqio_task.get_provider(name, "evaluate.averages"))]
         for name in split_names(averages)
     }
 

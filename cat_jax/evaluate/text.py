@@ -71,6 +71,10 @@ def write_columns(
       UserError: a metric of the task fails, or the disk is full.
     """
     raws = [example.raw or {} for example in examples]
+    for name in keep_fields:
+        if not any(name in raw for raw in raws):
+            there = ", ".join(sorted(set().union(*raws)))
+            logger.warning("warning: no example of %s has the field %r to keep; they have %s", job.label, name, there)
     scored = _score(job, predictions, raws, columns.get("option_scores"))
     rows = {
         **columns,

@@ -36,4 +36,4 @@ def same_referent(output: str, example: Mapping[str, Any] | None = None, is_targ
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.strip().lower().split(" ") if word not in _DETERMINERS]
+    return [word for word in text.lower().split() if word not in _DETERMINERS]

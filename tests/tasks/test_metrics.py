@@ -143,6 +143,7 @@ def test_wsc_compares_nouns_as_t5_does():
     }.items():
         assert wsc.same_referent(said, example) == str(same), said
     assert wsc.same_referent("the", example) == ""
+    assert wsc.same_referent("", example) == "", "an empty answer is wrong, whatever the label"
     assert wsc.same_referent("x", example, is_target=True).answer == "True"
     assert wsc.same_referent("x", {**example, "label": -1}, is_target=True).answer is None
 

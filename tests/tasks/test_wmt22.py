@@ -115,6 +115,13 @@ def test_files_of_different_lengths_are_refused(fetched):
         wmt22.Wmt22Source("en-de").num_input_examples("train")
 
 
+def test_that_tfds_stands_in_for_mtdata_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WMT22_MTDATA_DIR", str(tmp_path))
+    wmt22._tell_of_tfds.cache_clear()
+    wmt22._tell_of_tfds("en-de")
+    assert f"WMT22_MTDATA_DIR has no training files of en-de ({tmp_path}/" in caplog.text
+
+
 def test_a_direction_without_training_data_is_for_evaluation_only(monkeypatch):
     monkeypatch.delenv("WMT22_MTDATA_DIR", raising=False)
     assert wmt22.Wmt22Source("liv-en").splits == ("test",)
