@@ -63,7 +63,7 @@ def hidden_of(model, batch):
 
 
 def alone(model, prompt, inputs, targets):
-    """Hidden states [T, D] of an example in arrays of its own lengths, `TWIN` for 0: nothing is padding, nor looks so."""
+    """Hidden states [T, D] of an example in arrays of its own lengths, `TWIN` for 0: nothing looks like padding."""
     inputs, targets = (np.where(ids == 0, TWIN, ids) for ids in (inputs, targets))
     before = inputs if prompt == "prefix" else inputs[:0]
     tokens = np.concatenate([before, targets])[None]
