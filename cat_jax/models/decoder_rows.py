@@ -75,4 +75,5 @@ def _prefix(batch: Batch, starts: jax.Array) -> jax.Array:
     counted = jnp.where(batch.decoder_loss_weights > 0, columns, -1)
     last_counted = jnp.pad(jax.lax.cummax(counted, axis=1), [(0, 0), (1, 0)], constant_values=-1)[:, :-1]
     first = jax.lax.cummax(jnp.broadcast_to(jnp.where(starts, columns, -1), tokens.shape), axis=1)
-    return (last_counted < first) & ((tokens > 0) | starts)
+    here = (tokens > 0) | starts if batch.decoder_segment_ids is None else batch.decoder_segment_ids > 0
+    return (last_counted < first) & here

@@ -1,13 +1,11 @@
 """Where id 0 is a token, lengths say what is padding: in training, teaching and decoding, for either kind of prompt."""
 
-import dataclasses
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from causal_family import CausalConfig
 from flax import nnx
 
 from cat_jax.data.loader import DatasetConfig, make_train_iterator
@@ -17,11 +15,14 @@ from cat_jax.data.store import ExampleStore
 from cat_jax.data.writer import write_store
 from cat_jax.decode.greedy import greedy
 from cat_jax.evaluate.prompts import prompt_batch, read_inputs
+from cat_jax.models.decoder_config import DecoderConfig
 from cat_jax.models.t5_config import T5Config
 from cat_jax.train.step import _input_tokens
 from cat_jax.types import Batch
 
-VOCAB = 9
+VOCAB, TWIN = 9, 8
+"""`TWIN` is embedded as 0 is, and no example has it."""
+
 LENGTHS = {"inputs": 5, "targets": 4}
 FEATURE = FeatureInfo("v", VOCAB, 0, True, zero_is_token=True)
 ROWS = [([4, 0], [0, 6, 0]), ([0, 0], [0, 0, 0]), ([0, 5], [3, 2, 0])]
@@ -31,7 +32,9 @@ FAMILIES = {
     "encoder": T5Config(
         vocab_size=VOCAB, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1
     ),
-    "prefix": CausalConfig(vocab_size=VOCAB, num_layers=1),
+    "prefix": DecoderConfig(
+        vocab_size=VOCAB, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_layers=2, prefix_lm=True
+    ),
 }
 
 
@@ -42,6 +45,8 @@ def world(request, tmp_path_factory):
     arrays = [[np.array(side, np.int32) for side in row] for row in ROWS]
     write_store(root, recipe, [Example(str(k), *row) for k, row in enumerate(arrays)])
     model = FAMILIES[request.param].build(jax.random.key(1))
+    table = model.embedding.table
+    table[...] = table[...].at[TWIN].set(table[0])
     expected = [np.asarray(alone(model, request.param, *row)) for row in arrays]
     return types.SimpleNamespace(
         root=root,
@@ -58,17 +63,16 @@ def hidden_of(model, batch):
 
 
 def alone(model, prompt, inputs, targets):
-    """Hidden states [T, D] of an example in arrays of its own lengths: there is no padding to be told from anything."""
+    """Hidden states [T, D] of an example in arrays of its own lengths, `TWIN` for 0: nothing looks like padding."""
+    inputs, targets = (np.where(ids == 0, TWIN, ids) for ids in (inputs, targets))
     before = inputs if prompt == "prefix" else inputs[:0]
     tokens = np.concatenate([before, targets])[None]
     batch = Batch(
         decoder_target_tokens=tokens,
         decoder_input_tokens=np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
-        decoder_loss_weights=np.ones(tokens.shape, np.float32),
+        decoder_loss_weights=(np.arange(tokens.shape[1]) >= len(before)).astype(np.float32)[None],
+        encoder_input_tokens=inputs[None] if prompt == "encoder" else None,
     )
-    if prompt == "encoder":
-        ones = np.ones((1, len(inputs)), np.int32)
-        batch = dataclasses.replace(batch, encoder_input_tokens=inputs[None], encoder_segment_ids=ones)
     return hidden_of(model, batch)[0, len(before) :]
 
 

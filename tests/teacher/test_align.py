@@ -179,7 +179,8 @@ def flags(world, output, **macros):
 def test_the_command_and_two_steps_of_cat_xent(world, tmp_path, capsys):
     """The student's own tokens and the aligned bits decide what is kept."""
     assert cli.main(flags(world, tmp_path / "signal")) == 0
-    assert (signal_directory(tmp_path / "signal", "toy", "train") / "config.gin").exists()
+    saved = (signal_directory(tmp_path / "signal", "toy", "train") / "config.gin").read_text()
+    assert "cat-jax teach --align --gin_file=" in saved
     config = dataclasses.replace(CONFIG, vocab_size=world.student_size)
     dataset = DatasetConfig(str(world.root / "store"), "toy", "train", LENGTHS, 8)
     teacher = StoredTeacher(str(tmp_path / "signal"), str(world.root / "model"))
