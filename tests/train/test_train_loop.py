@@ -261,7 +261,7 @@ def test_a_run_with_frozen_parameters_goes_on_as_it_was(tmp_path, root):
     config, _, params, _ = load_model(tmp_path / "whole", mesh=MeshConfig().build())
     drawn = flatten_names(nnx.state(config.build(jax.random.key(0))))
     for name, value in flatten_names(params).items():
-        same = np.array_equal(value, drawn[name])
+        same = np.allclose(value, drawn[name], rtol=1e-5, atol=1e-7)  # jitted or not, the last bit may differ
         assert same == (name.startswith("encoder") or "embedding" in name), name
     with pytest.raises(UserError, match=r"frozen was .* and is now None"):
         train(**arguments(tmp_path / "whole", root, eval_dataset=None))
