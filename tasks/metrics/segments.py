@@ -1,10 +1,11 @@
 """Scores of segments that a neural metric gave elsewhere (COMET, MetricX ...), read from a file.
 
-Each line of the file is JSON with `src`, `mt` and `score`, as COMET's inputs and outputs are called. A higher score is a
-better one (negate MetricX's, which counts errors), on 0 to 100 if reports shall show its digits. Evaluate first, score
-the predictions of the tables (small and large model's alike), set `WMT22_SEGMENT_SCORES` to the file, and run
-`cat-jax evaluate --rescore`: the scores are then the headline metric, and each example has its own, so that a cascade's
-mixture of two models' answers needs no further scoring.
+Each line of the file is JSON with `src`, `mt` and `score`, as COMET's inputs and outputs are called. A higher score
+must be a better one (negate MetricX's, which counts errors), on 0 to 100 if reports shall show its digits.
+
+Evaluate first, score the predictions of the tables (small and large model's alike), set `WMT22_SEGMENT_SCORES` to the
+file, and run `cat-jax evaluate --rescore`: the scores are then the headline metric, and each example has its own, so
+that a cascade's mixture of two models' answers needs no further scoring.
 """
 
 from __future__ import annotations
