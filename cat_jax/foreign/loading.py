@@ -7,13 +7,13 @@ block: never the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from cat_jax.errors import UserError
-from cat_jax.foreign.arrays import Checkpoint, blocks, row_bytes, size_bytes
+from cat_jax.foreign.arrays import Checkpoint, blocks, row_bytes
 from cat_jax.foreign.matching import Link, check_copies, match
 from cat_jax.foreign.names import NameTable
 
@@ -57,11 +57,6 @@ def load(
         made = {name: shards.pop(name).array() for name in list(shards)}
         found |= jax.block_until_ready(made)  # else buffers of the next would be there while these are still copied
     return {name: found[name] for name in wanted}
-
-
-def total_bytes(checkpoint: Checkpoint, links: Iterable[Link]) -> int:
-    """What is to be read."""
-    return sum(size_bytes(checkpoint.arrays[name]) for name in {link.place.where.name for link in links})
 
 
 def groups(links: Sequence[Link]) -> list[list[Link]]:
