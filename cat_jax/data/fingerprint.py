@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from cat_jax.files import fingerprint
 
 _LARGEST_TABLE = 1 << 20
+
+Known = str | Sequence[str]
+"""The fingerprint of a vocabulary; of a tokenizer that is there in several forms, or with several ends of sequence,
+those of all."""
+
+
+def is_known_as(known: Known, fingerprint: str) -> bool:
+    """Whether a store's vocabulary is one of those.
+
+    >>> is_known_as("ab", "ab"), is_known_as(["ab", "cd"], "cd"), is_known_as(["ab"], "a")
+    (True, True, False)
+    """
+    return fingerprint == known if isinstance(known, str) else fingerprint in known
+
+
+def in_short(known: Known) -> str:
+    """For messages.
+
+    >>> in_short("0123456789abcdef"), in_short(["0123456789abcdef", "cd"])
+    ('0123456789ab', '0123456789ab (or 1 other)')
+    """
+    first, more = (known, 0) if isinstance(known, str) else (known[0], len(known) - 1)
+    return first[:12] + (f" (or {more} other{'s' if more > 1 else ''})" if more else "")
 
 
 def vocabulary_fingerprint(vocabulary: Any) -> str:

@@ -24,6 +24,7 @@ from cat_jax.checkpoint.params import (
 )
 from cat_jax.data import seqio_task
 from cat_jax.data.beginnings import check_beginnings
+from cat_jax.data.fingerprint import in_short, is_known_as
 from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
@@ -293,10 +294,10 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
         )
     check_beginnings([store], config)
     for name, feature in store.manifest.features.items():
-        if vocabularies.get(name, feature.vocabulary) != feature.vocabulary:
+        if not is_known_as(vocabularies.get(name, feature.vocabulary), feature.vocabulary):
             raise UserError(
-                f"{model_dir} was trained on {name} of vocabulary {vocabularies[name]}, "
-                f"and the store {store.directory} has {feature.vocabulary}",
+                f"{model_dir} was trained on {name} of vocabulary {in_short(vocabularies[name])}, "
+                f"and the store {store.directory} has {feature.vocabulary[:12]}",
                 "evaluate it on a store prepared with its own vocabulary",
             )
         if feature.vocab_size > config.vocab_size:

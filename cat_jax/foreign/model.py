@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
+from cat_jax.data.fingerprint import Known
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint
 from cat_jax.foreign import families, hugging_face
@@ -66,7 +67,7 @@ def check_same_model(label: str, described: ModelConfig, given: ModelConfig) -> 
             )
 
 
-def read_vocabularies(found: Found) -> dict[str, str]:
+def read_vocabularies(found: Found) -> dict[str, Known]:
     """{feature: vocabulary fingerprint}; empty where nothing tells, so that only numbers of ids can be checked."""
     return vocabularies_of(found.path) if found.kind == HUGGING_FACE else {}
 

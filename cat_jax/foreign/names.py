@@ -137,17 +137,18 @@ def layered(
     """The entries of a stack's layers.
 
     Args:
-      prefix: of the stack's own names, such as "encoder".
+      prefix: of the stack's own names, such as "encoder"; empty where the layers are the model's own.
       count: of layers.
       scan: whether the model stacks them (`scan_layers`).
       places: where the parameter of that name within a layer is, by the layer's number.
       stack: the name of the layers in the stack.
     """
     entries: dict[str, Entry] = {}
+    layers = f"{prefix}.{stack}" if prefix else stack
     for name, place in places.items():
         each = [place(i) for i in range(count)]
         if scan:
-            entries[f"{prefix}.{stack}.{name}"] = Entry(tuple(each), stacked=True)
+            entries[f"{layers}.{name}"] = Entry(tuple(each), stacked=True)
         else:
-            entries |= {f"{prefix}.{stack}.{i}.{name}": Entry((each[i],)) for i in range(count)}
+            entries |= {f"{layers}.{i}.{name}": Entry((each[i],)) for i in range(count)}
     return entries

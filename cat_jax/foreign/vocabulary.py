@@ -1,7 +1,8 @@
 """Which vocabulary a folder's tokenizer is, where it says so in a way that a store does, too.
 
-A store knows its vocabulary by a fingerprint (`data.fingerprint`). For a SentencePiece model it can be told from the
-file: SeqIO appends its extra ids to the file's pieces, and leaves the rest as it is.
+A store knows its vocabulary by a fingerprint (`data.fingerprint`), which can be told from a folder's files. SeqIO
+appends its extra ids to the pieces of a SentencePiece model, and leaves the rest as it is. Of a tokenizer.json the
+content counts, and which id ends a sequence: a chat model's store may have another end than its folder names first.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from cat_jax.data.fingerprint import vocabulary_fingerprint
+from cat_jax.data.fingerprint import Known, vocabulary_fingerprint
 from cat_jax.data.manifest import FEATURES
+from cat_jax.data.tokenizer_files import TOKENIZER, read_tokenizer
 from cat_jax.errors import UserError
-from cat_jax.files import read_json
+from cat_jax.files import fingerprint, read_json
 
 _MODELS = ("spiece.model", "tokenizer.model")
 _PIECE, _VARINT, _FIXED64, _BYTES, _FIXED32 = 0x0A, 0, 1, 2, 5
@@ -33,13 +35,44 @@ class SentencePieces:
     pad_id: int = 0
 
 
-def vocabularies_of(folder: pathlib.Path) -> dict[str, str]:
-    """{feature: vocabulary fingerprint} as `model.json` has them; empty where the folder does not say."""
-    path = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
-    if path is None:
-        return {}
-    pieces = read_pieces(path, extra_ids_of(folder))
-    return {} if pieces is None else dict.fromkeys(FEATURES, vocabulary_fingerprint(pieces))
+def vocabularies_of(folder: pathlib.Path) -> dict[str, Known]:
+    """{feature: fingerprints of the vocabulary}, as `model.json` has them; empty where the folder does not say.
+
+    Raises:
+      UserError: a file of the tokenizer cannot be read.
+    """
+    names: list[str] = []
+    for model in _MODELS:
+        if (folder / model).is_file():
+            pieces = read_pieces(folder / model, extra_ids_of(folder))
+            names += [] if pieces is None else [vocabulary_fingerprint(pieces)]
+    if (folder / TOKENIZER).is_file():
+        names += _names_of_tokenizer(folder)
+    return dict.fromkeys(FEATURES, names[0] if len(names) == 1 else names) if names else {}
+
+
+def _names_of_tokenizer(folder: pathlib.Path) -> list[str]:
+    """The fingerprints of a tokenizer.json, one for each id that may end a sequence, and one for none."""
+    files = read_tokenizer(folder)
+    vocabulary = files.content["model"].get("vocab") or {}
+    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {entry[0]: i for i, entry in enumerate(vocabulary)}
+    ids |= {token["content"]: token["id"] for token in files.content.get("added_tokens") or ()}
+    if not ids:
+        return []
+    ends: list[Any] = [ids.get(files.tokens.get("eos", "")), *_ends_of(folder), None]
+    content, size = fingerprint(files.content), max(ids.values()) + 1
+    named = [fingerprint({"tokenizer": content, "vocab_size": size, "eos_id": end}) for end in dict.fromkeys(ends)]
+    return list(dict.fromkeys(named))
+
+
+def _ends_of(folder: pathlib.Path) -> list[int]:
+    """The ids that end a sequence by a folder's configurations."""
+    found: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            ends = read_json(folder / name, "configuration", "copy the folder again").get("eos_token_id")
+            found += [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
+    return found
 
 
 def extra_ids_of(folder: pathlib.Path) -> int:

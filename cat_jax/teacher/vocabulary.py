@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from cat_jax.data.fingerprint import Known, in_short, is_known_as
 from cat_jax.data.manifest import FeatureInfo
 from cat_jax.errors import UserError
 
@@ -12,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_teacher_vocabularies(
-    teacher: str, vocabularies: Mapping[str, str], vocab_size: int, features: Mapping[str, FeatureInfo], store: str
+    teacher: str, vocabularies: Mapping[str, Known], vocab_size: int, features: Mapping[str, FeatureInfo], store: str
 ) -> None:
     """Refuses a teacher of other vocabularies than the store's; warns where the teacher's are not known.
 
@@ -32,9 +33,9 @@ def check_teacher_vocabularies(
         known = vocabularies.get(name)
         if known is None:
             logger.warning("%s does not say on which vocabulary of %s it was trained", teacher, name)
-        elif known != feature.vocabulary:
+        elif not is_known_as(known, feature.vocabulary):
             raise UserError(
-                f"the teacher {teacher} was trained on the {name} vocabulary {known[:12]}, "
+                f"the teacher {teacher} was trained on the {name} vocabulary {in_short(known)}, "
                 f"{store} is over {feature.vocabulary[:12]}",
                 other,
             )

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from cat_jax.checkpoint.params import read_vocabularies
 from cat_jax.data.assemble import HostBatch
 from cat_jax.data.beginnings import check_beginnings
+from cat_jax.data.fingerprint import in_short, is_known_as
 from cat_jax.data.loader import DatasetConfig, TrainIterator, make_train_iterator
 from cat_jax.data.manifest import FeatureInfo
 from cat_jax.data.mixture import open_stores
@@ -91,9 +92,9 @@ def check_vocabularies(
         for name in vocabularies.keys() - trained_on.keys():
             logger.warning("the %s %s does not say on which vocabulary of %s it was trained", what, directory, name)
         for name, theirs in trained_on.items():
-            if name in vocabularies and vocabularies[name] != theirs:
+            if name in vocabularies and not is_known_as(theirs, vocabularies[name]):
                 raise UserError(
-                    f"the {what} {directory} has the vocabulary {theirs[:12]} for {name!r}, "
+                    f"the {what} {directory} has the vocabulary {in_short(theirs)} for {name!r}, "
                     f"the data has {vocabularies[name][:12]}",
                     "use a model that was trained with the vocabulary of this data",
                 )

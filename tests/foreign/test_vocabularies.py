@@ -9,7 +9,8 @@ from foreign_cases import write_folder
 from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.checkpoint.imported import import_checkpoint
 from cat_jax.checkpoint.params import read_model_file, read_vocabularies
-from cat_jax.data.fingerprint import vocabulary_fingerprint
+from cat_jax.data.fingerprint import is_known_as, vocabulary_fingerprint
+from cat_jax.data.hugging_face import hugging_face_vocabulary
 from cat_jax.errors import UserError
 from cat_jax.foreign.vocabulary import SentencePieces, read_pieces, vocabularies_of
 
@@ -74,3 +75,30 @@ def test_the_vocabulary_of_t5_is_that_of_seqio(fixtures):
     for extra in (0, 100):
         expected = vocabulary_fingerprint(seqio.SentencePieceVocabulary(str(path), extra))
         assert vocabulary_fingerprint(read_pieces(path, extra)) == expected
+
+
+def test_a_tokenizer_is_known_in_every_form(tmp_path):
+    """By its SentencePiece model and its tokenizer.json, and by every id that may end a sequence."""
+    folder = write_folder(tmp_path)
+    (folder / "spiece.model").write_bytes(MODEL)
+    vocabulary = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["a", -1.0], ["b", -2.0]]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": 5, "content": "<|end|>", "special": True, **plain}]
+    tokenizer = {"model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary}, "added_tokens": added}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
+    known = read_vocabularies(folder)["targets"]
+    assert known == read_vocabularies(folder)["inputs"]
+    assert len(known) == 4
+    assert is_known_as(known, vocabulary_fingerprint(read_pieces(folder / "spiece.model", 0)))
+    import_checkpoint(folder, tmp_path / "imported")
+    assert read_model_file(tmp_path / "imported")[1]["inputs"] == known
+    pytest.importorskip("seqio", reason="compared where SeqIO is installed")
+    pytest.importorskip("tokenizers", reason="compared where tokenizers is installed")
+    for end in ("</s>", "<|end|>", None):
+        assert is_known_as(known, vocabulary_fingerprint(hugging_face_vocabulary(folder, eos=end)))
+    assert not is_known_as(known, vocabulary_fingerprint(hugging_face_vocabulary(folder, eos="a")))
+    added[0]["content"] = "<|other|>"
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert not is_known_as(known, vocabulary_fingerprint(hugging_face_vocabulary(folder)))
