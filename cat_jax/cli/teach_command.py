@@ -23,7 +23,7 @@ MANUAL = Manual(
     carried over to the student's tokens by the targets' text.
     """,
     macros={
-        "TEACHER_DIR": "the teacher's run directory, or another program's checkpoint (docs/checkpoints.md)",
+        "TEACHER_DIR": "of the teacher's run, or another program's checkpoint (docs/checkpoints.md)",
         "TEACHER_MODEL": "gin file(s) of a teacher that does not say what it is, as a checkpoint of T5X",
         "SIGNAL_DIR": "where the signal goes",
         "MIXTURE_OR_TASK_NAME": "what to teach",
