@@ -43,7 +43,7 @@ class ForeignFamily:
     t5x_names_to_write: Callable[[Any, bool], NameTable] | None = None
 
 
-_BUNDLED = {"t5": "cat_jax.foreign.t5"}
+_BUNDLED = {"decoder": "cat_jax.foreign.decoder", "t5": "cat_jax.foreign.t5"}
 """Modules that register a family, by its name: imported when it is asked for."""
 
 _REGISTERED: dict[str, ForeignFamily] = {}

@@ -1,0 +1,306 @@
+"""Decoder-only models outside: Llama, Mistral, SmolLM2, Qwen2, Qwen3, Gemma, Gemma 2 and Gemma 3 as `transformers` has
+them, versions 4 and 5, which write rotary positions and windows differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cat_jax.errors import UserError
+from cat_jax.foreign.families import ForeignFamily, register
+from cat_jax.foreign.names import Axes, Copy, NameTable, Place, Slice, layered, plain
+from cat_jax.models.decoder_config import GLOBAL, LOCAL, DecoderConfig
+
+# Axes of a parameter in the tensor.
+_SAME: Axes = ((0,), (1,))
+_TURNED: Axes = ((1,), (0,))
+_VECTOR: Axes = ((0,),)
+_HEADS_OUT: Axes = ((1, 2), (0,))  # [H*K, D] of [D, H, K]
+_HEADS_IN: Axes = ((2,), (0, 1))  # [D, H*K] of [H, K, D]
+_BIAS: Axes = ((0, 1),)  # [H*K] of [H, K]
+
+_CLASSES = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "gemma3_text": "Gemma3",
+}
+_GEMMAS = ("gemma", "gemma2", "gemma3_text")
+_WITHOUT_BOS = ("qwen2", "qwen3")
+"""What was trained on texts that nothing begins, although their config.json may name an id."""
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "embed_dim",
+    "intermediate_size": "mlp_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+}
+_OPTIONS = {
+    "num_key_value_heads": "num_kv_heads",
+    "rms_norm_eps": "norm_epsilon",
+    "partial_rotary_factor": "rotary_fraction",
+}
+_SOFTCAPS = {"attn_logit_softcapping": "attention_softcap", "final_logit_softcapping": "logit_softcap"}
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact"}
+_ROPE = {
+    "factor": "rope_factor",
+    "original_max_position_embeddings": "rope_original_length",
+    "low_freq_factor": "rope_low_frequency_factor",
+    "high_freq_factor": "rope_high_frequency_factor",
+    "beta_fast": "rope_beta_fast",
+    "beta_slow": "rope_beta_slow",
+    "attention_factor": "rope_attention_factor",
+}
+_ROPE_OF = {
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+}
+
+
+def from_hugging_face(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The configuration of a config.json.
+
+    What stands where an example begins is its `bos_token_id`, but for a Qwen, where nothing does.
+
+    Raises:
+      UserError: a field is missing, or says what this decoder cannot be.
+    """
+    kind = fields["model_type"]
+    lacking = [name for name in _SIZES if not isinstance(fields.get(name), int)]
+    if lacking:
+        raise UserError(f"its config.json lacks {', '.join(lacking)}", "copy or download the folder again")
+    for name in ("mlp_bias", "attention_bias"):
+        if fields.get(name) and kind != "qwen2":
+            raise UserError(f"its config.json has {name}", "use a model without: this decoder has none there")
+    found: dict[str, Any] = {ours: fields[theirs] for theirs, ours in _SIZES.items()}
+    found |= {ours: fields[theirs] for theirs, ours in _OPTIONS.items() if fields.get(theirs) is not None}
+    found["head_dim"] = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
+    if kind in ("gemma2", "gemma3_text"):
+        found |= {ours: fields[theirs] for theirs, ours in _SOFTCAPS.items() if fields.get(theirs) is not None}
+        found["query_pre_attn_scalar"] = fields.get("query_pre_attn_scalar", 256)
+    return DecoderConfig(
+        **found,
+        **_windows(kind, fields),
+        **_positions(fields),
+        activations=(_activation(kind, fields), "linear"),
+        tie_embeddings=bool(fields.get("tie_word_embeddings", kind in _GEMMAS)),
+        bos_id=None if kind in _WITHOUT_BOS else _first(fields.get("bos_token_id")),
+        embedding_scale=kind in _GEMMAS,
+        norm_offset=1.0 if kind in _GEMMAS else 0.0,
+        post_norms=kind in ("gemma2", "gemma3_text"),
+        qk_norm=kind in ("qwen3", "gemma3_text"),
+        qkv_bias=kind == "qwen2",
+    )
+
+
+def _first(value: Any) -> int | None:
+    return value[0] if isinstance(value, list) and value else value if isinstance(value, int) else None
+
+
+def _activation(kind: str, fields: Mapping[str, Any]) -> str:
+    # Gemma's first files say `gelu` and mean the tanh form; `hidden_activation`, where it is set, says which.
+    name = fields.get("hidden_activation") or ("gelu_pytorch_tanh" if kind in _GEMMAS else fields.get("hidden_act"))
+    if name not in _ACTIVATIONS:
+        raise UserError(f"its config.json has the activation {name!r}", f"what is read: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def _windows(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    window, count = fields.get("sliding_window"), fields["num_hidden_layers"]
+    types = fields.get("layer_types")
+    if types is not None:
+        kinds = [LOCAL if name == "sliding_attention" else GLOBAL for name in types]
+        odd = sorted(set(types) - {"sliding_attention", "full_attention"})
+        if odd or len(types) != count:
+            raise UserError(
+                f"its config.json has layer_types {odd or len(types)}", f"use a model of {count} such layers"
+            )
+    elif kind == "mistral" and window is not None:
+        kinds = [LOCAL]
+    elif kind in ("qwen2", "qwen3") and fields.get("use_sliding_window"):
+        kinds = [LOCAL if i >= fields.get("max_window_layers", 28) else GLOBAL for i in range(count)]
+    elif kind == "gemma2":
+        kinds = [LOCAL, GLOBAL]
+    elif kind == "gemma3_text":
+        kinds = [LOCAL] * (fields.get("sliding_window_pattern", 6) - 1) + [GLOBAL]
+    else:
+        kinds = [GLOBAL]
+    pattern = _shortest(kinds[:count])
+    return {"layer_pattern": pattern, "window": window if LOCAL in pattern else None}
+
+
+def _shortest(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The shortest pattern that is `kinds` when it is repeated.
+
+    >>> _shortest(["local", "global", "local", "global", "local"])
+    ('local', 'global')
+    """
+    lengths = (n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+    return tuple(kinds[: next(lengths)])
+
+
+def _positions(fields: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = fields.get("rope_parameters") or {}
+    whole = dict(parameters.get("full_attention", parameters))
+    local = parameters.get("sliding_attention", {}).get("rope_theta", fields.get("rope_local_base_freq"))
+    if not parameters:
+        whole = {"rope_theta": fields.get("rope_theta", 10_000.0), **(fields.get("rope_scaling") or {})}
+    name = whole.get("rope_type", whole.get("type")) or "default"
+    found = {"rope_theta": float(whole.get("rope_theta", 10_000.0))}
+    if local is not None:
+        found["local_rope_theta"] = float(local)
+    if name == "default":
+        return found
+    if name not in _ROPE_OF or whole.get("mscale") or whole.get("truncate") is False:
+        raise UserError(
+            f"its config.json scales rotary positions by {name!r}", f"what is read: {', '.join(_ROPE_OF)}, as published"
+        )
+    kept = {_ROPE[key]: whole[key] for key in _ROPE_OF[name] if whole.get(key) is not None}
+    if name == "yarn":
+        kept.setdefault("rope_original_length", fields.get("max_position_embeddings"))
+    return {**found, **kept, "rope_scaling": name}
+
+
+def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json that `transformers` opens as this model.
+
+    Args:
+      config: of the model.
+      described: the config.json that it came with; empty if it came with none.
+
+    Raises:
+      UserError: it is none that they have.
+    """
+    c, kind = config, _kind(config)
+    activation = next((name for name, ours in _ACTIVATIONS.items() if (ours, "linear") == c.activations), None)
+    if activation is None or c.prefix_lm:
+        what = "is a prefix-LM" if c.prefix_lm else f"has an MLP with activations {c.activations}"
+        raise UserError(f"the model {what}, which transformers has not", "keep it here: it cannot be exported")
+    if kind in _GEMMAS and activation == "gelu_pytorch_tanh":
+        described = {**described, "hidden_activation": activation}
+    kinds = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
+    fields = {
+        **described,
+        **{theirs: getattr(c, ours) for theirs, ours in _SIZES.items()},
+        "num_key_value_heads": c.kv_heads,
+        "rms_norm_eps": c.norm_epsilon,
+        "head_dim": c.head_dim,
+        "hidden_act": activation,
+        "tie_word_embeddings": c.tie_embeddings,
+        "sliding_window": c.window,
+        "rope_theta": c.rope_theta,
+        "rope_parameters": _rope_parameters(c),
+        "attention_bias": c.qkv_bias,
+        "architectures": [f"{_CLASSES[kind]}ForCausalLM"],
+        "model_type": kind,
+    }
+    if c.rotary_fraction != 1:
+        fields["partial_rotary_factor"] = c.rotary_fraction
+    if c.bos_id is not None:
+        fields["bos_token_id"] = c.bos_id
+    if kind in ("qwen2", "qwen3", "gemma2", "gemma3_text"):
+        fields["layer_types"] = [kinds[name] for name in c.layer_kinds]
+        fields["use_sliding_window"] = c.window is not None
+    if kind in ("gemma2", "gemma3_text"):
+        fields |= {theirs: getattr(c, ours) for theirs, ours in _SOFTCAPS.items()}
+        scalar = c.head_dim if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar
+        fields["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar
+    if c.local_rope_theta is not None:
+        fields["rope_local_base_freq"] = c.local_rope_theta
+    elif c.rope_scaling != "none":
+        fields["rope_scaling"] = {k: v for k, v in _rope_parameters(c).items() if k != "rope_theta"}
+    return fields
+
+
+def _kind(config: DecoderConfig) -> str:
+    """Which of their models has this one's parts.
+
+    Raises:
+      UserError: none has.
+    """
+    c = config
+    parts = (c.norm_offset == 1 and c.embedding_scale, c.post_norms, c.qk_norm, c.qkv_bias)
+    known = {
+        (False, False, False, False): "llama" if c.window is None else "mistral",
+        (False, False, False, True): "qwen2",
+        (False, False, True, False): "qwen3",
+        (True, False, False, False): "gemma",
+        (True, True, False, False): "gemma2",
+        (True, True, True, False): "gemma3_text",
+    }
+    softcapped = c.attention_softcap is not None or c.logit_softcap is not None
+    scaled = c.query_pre_attn_scalar not in (None, c.head_dim)
+    kind = known.get(parts)
+    if kind is None or ((softcapped or scaled) and not c.post_norms) or (c.norm_offset == 1) != c.embedding_scale:
+        raise UserError(
+            "transformers has no model with these parts: norms "
+            f"(offset {c.norm_offset:g}, after {c.post_norms}, of queries and keys {c.qk_norm}), biases {c.qkv_bias}, "
+            f"softcaps {c.attention_softcap}, {c.logit_softcap}",
+            "keep it here: it cannot be exported",
+        )
+    return kind
+
+
+def _rope_parameters(config: DecoderConfig) -> dict[str, Any]:
+    """As version 5 has them."""
+    c, kind = config, "default" if config.rope_scaling == "none" else config.rope_scaling
+    values = {key: getattr(c, _ROPE[key]) for key in _ROPE_OF.get(kind, ())}
+    whole = {"rope_type": kind, "rope_theta": c.rope_theta, **{k: v for k, v in values.items() if v is not None}}
+    if c.local_rope_theta is None:
+        return whole
+    return {
+        "full_attention": whole,
+        "sliding_attention": {"rope_type": "default", "rope_theta": c.local_rope_theta},
+    }
+
+
+def hugging_face_names(config: DecoderConfig) -> NameTable:
+    """Where the parameters are in a folder of `transformers`."""
+    c, table = config, Slice("model.embed_tokens.weight")
+    entries = {
+        "embedding.table": plain(table.name, _SAME, vocabulary=0),
+        "norm.scale": plain("model.norm.weight", _VECTOR),
+    }
+    if not c.tie_embeddings:
+        entries["output.kernel"] = plain("lm_head.weight", _TURNED, vocabulary=1)
+    places: dict[str, Callable[[int], Place]] = {}
+    for ours in ("query", "key", "value"):
+        places[f"attention.{ours}.kernel"] = _at(f"self_attn.{ours[0]}_proj.weight", _HEADS_OUT)
+        if c.qkv_bias:
+            places[f"attention.{ours}.bias"] = _at(f"self_attn.{ours[0]}_proj.bias", _BIAS)
+    if c.qk_norm:
+        places["attention.query_norm.scale"] = _at("self_attn.q_norm.weight", _VECTOR)
+        places["attention.key_norm.scale"] = _at("self_attn.k_norm.weight", _VECTOR)
+    places["attention.output.kernel"] = _at("self_attn.o_proj.weight", _HEADS_IN)
+    norms = {"attention_norm": "input", "mlp_norm": "post_attention"}
+    if c.post_norms:
+        norms |= {"mlp_norm": "pre_feedforward", "mlp_post_norm": "post_feedforward"}
+        norms["attention_post_norm"] = "post_attention"
+    places |= {f"{ours}.scale": _at(f"{theirs}_layernorm.weight", _VECTOR) for ours, theirs in norms.items()}
+    for ours, theirs in (("inputs.0", "gate"), ("inputs.1", "up"), ("output", "down")):
+        places[f"mlp.{ours}.kernel"] = _at(f"mlp.{theirs}_proj.weight", _TURNED)
+    entries |= layered("", c.num_layers, c.scan_layers, places)
+    copies = (Copy(Slice("lm_head.weight"), table),) if c.tie_embeddings else ()
+    return NameTable(entries, copies, ignored=("*.rotary_emb.inv_freq",))
+
+
+def _at(name: str, axes: Axes) -> Callable[[int], Place]:
+    return lambda i: Place(Slice(f"model.layers.{i}.{name}"), axes)
+
+
+register(
+    ForeignFamily(
+        family="decoder",
+        model_types=tuple(_CLASSES),
+        from_hugging_face=from_hugging_face,
+        to_hugging_face=to_hugging_face,
+        hugging_face_names=hugging_face_names,
+        tokenizer_class="LlamaTokenizer",
+    )
+)
