@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from cat_jax.errors import UserError
 
-COMMANDS = ("prepare", "teach", "train", "evaluate", "cascade", "plan", "tasks", "run")
+COMMANDS = ("prepare", "teach", "train", "evaluate", "cascade", "plan", "tasks", "import", "export", "run")
 """Of `cat-jax`: a host would find out only after it was made."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -87,6 +87,7 @@ def test_rows_of_different_lengths_are_decoded_side_by_side():
 
 def test_packed_rows_are_refused():
     model = nnx.merge(*split(tiny_config()))
-    batch = dataclasses.replace(random_batch(), encoder_segment_ids=jnp.ones((3, 9), jnp.int32))
+    segments = {"encoder_segment_ids": jnp.ones((3, 9), jnp.int32), "decoder_segment_ids": jnp.ones((3, 9), jnp.int32)}
+    batch = dataclasses.replace(random_batch(), **segments)
     with pytest.raises(ValueError, match="packed"):
         model.prefill(batch, 4)
