@@ -113,7 +113,7 @@ def test_files(root, sharded, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"model_type": "umt5"}, "config.json is of model_type 'umt5': what is read: .*mt5, t5"),
+        ({"model_type": "umt5"}, "config.json is of model_type 'umt5': what is read: .*mt5, .*t5"),
         ({"d_model": None}, "config.json lacks d_model"),
         ({"feed_forward_proj": "gated-tanh", "dense_act_fn": "tanh"}, "feed_forward_proj 'gated-tanh'"),
         ({"decoder_start_token_id": 5}, "decoder_start_token_id 5"),
