@@ -112,12 +112,13 @@ def test_rows_are_shown_with_what_lengths_would_cut(run, data):
     assert done.stdout.count("      cb hypothesis: ") == 2
 
 
-def test_of_several_tasks_none_is_fetched(run, data):
+def test_of_several_tasks_none_is_fetched(run, data, caplog):
+    caplog.set_level("INFO")
     done = run("flan2021_p[ia]*", "--examples", "1")
     assert done.returncode == 0, done.stderr
     assert "flan2021_piqa" in done.stdout
     assert "\n  test:\n    inputs of the first 1,000 rows: " in done.stdout, "the split that is here"
-    assert "flan2021_paws_wiki: no rows, its data is not on this machine; name it alone" in done.stderr
+    assert "flan2021_paws_wiki: no rows, its data is not on this machine; name it alone" in caplog.text
 
 
 def test_what_is_at_hand_has_the_splits_that_are_here(data):
