@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 
@@ -84,3 +86,22 @@ class Progress:
         line = ", ".join(parts)
         self._stream.write(f"\r\033[K{line}{end}" if self._terminal else f"{line}\n")
         self._stream.flush()
+
+
+@contextlib.contextmanager
+def byte_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes how many bytes were done since it was last called; silent where there are few."""
+    progress, done = Progress(label, total >> 20, "MiB") if total > _MANY_BYTES else None, 0
+
+    def report(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress.update(done >> 20)
+
+    yield report
+    if progress is not None:
+        progress.close()
+
+
+_MANY_BYTES = 1 << 30

@@ -46,15 +46,18 @@ class TfdsSource(seqio.TfdsDataSource):
     ) -> tf.data.Dataset:
         split = split or "train"
         builder = self._prepared()
-        theirs = self.tfds_dataset._map_split(split)
+        theirs, is_empty = self.tfds_dataset._map_split(split), False
         if shard_info is not None:
             sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
-            theirs = on_disk.part_of(theirs, sizes, shard_info.index, shard_info.num_shards)
+            part = on_disk.part_of(theirs, sizes, shard_info.index, shard_info.num_shards)
+            is_empty = on_disk.rows_of(part, sizes) == 0  # more shards than rows: TFDS knows no slice of none
+            theirs = theirs if is_empty else part
         rows = builder.as_dataset(
             split=theirs,
             shuffle_files=shuffle,
             read_config=tfds.ReadConfig(add_tfds_id=True, shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
         )
+        rows = rows.take(0) if is_empty else rows
         return rows.map(as_written(functools.partial(_with_origin, split=split)), num_parallel_calls=tf.data.AUTOTUNE)
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 from cat_jax.checkpoint.imported import KEPT
@@ -19,11 +18,10 @@ from cat_jax.foreign import families, hugging_face, orbax_files
 from cat_jax.foreign.arrays import size_bytes
 from cat_jax.foreign.saving import SHARD_BYTES, save_folder, save_t5x
 from cat_jax.foreign.tokenizer_files import write_tokenizer
-from cat_jax.progress import Progress
+from cat_jax.progress import byte_progress
 
 FORMATS = ("huggingface", "t5x", "t5x_scanned")
 DTYPES = ("float32", "bfloat16", "float16")
-_LONG = 1 << 30
 
 
 def export_checkpoint(
@@ -66,9 +64,9 @@ def export_checkpoint(
     if format != "huggingface" and family.t5x_names_to_write is None:
         raise UserError(f"T5X has no models of the family {config.family!r}", "export it as huggingface")
     parameters = _verified(model_dir, step)
-    report, close = _progress(f"export {model_dir.resolve().name}", sum(map(size_bytes, parameters.arrays.values())))
-    kept = model_dir / KEPT
-    with whole_directory(folder) as directory:
+    total, kept = sum(map(size_bytes, parameters.arrays.values())), model_dir / KEPT
+    label = f"export {model_dir.resolve().name}"
+    with whole_directory(folder) as directory, byte_progress(label, total) as report:
         if format == "huggingface":
             described = _read(kept / hugging_face.CONFIG)
             done = save_folder(
@@ -89,7 +87,6 @@ def export_checkpoint(
             inside.mkdir()
             scan = format == "t5x_scanned"
             done = save_t5x(inside, family, config, parameters, step=step, scan=scan, dtype=dtype, report=report)
-    close()
     return {"model_dir": str(model_dir), "step": step, "format": format, "folder": str(folder), **done}
 
 
@@ -115,16 +112,3 @@ def _write_generation(folder: pathlib.Path, kept: pathlib.Path, fields: dict[str
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     return read_json(path, "configuration", "import the model again") if path.is_file() else {}
-
-
-def _progress(label: str, total: int) -> tuple[Callable[[int], None], Callable[[], None]]:
-    if total < _LONG:
-        return lambda size: None, lambda: None
-    progress, done = Progress(label, total >> 20, "MiB"), 0
-
-    def report(size: int) -> None:
-        nonlocal done
-        done += size
-        progress.update(done >> 20)
-
-    return report, progress.close

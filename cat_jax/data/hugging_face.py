@@ -145,10 +145,10 @@ def _vocabulary_class() -> type:
             return as_it_is(_map_texts)(tf, s, self.encode)
 
         def _decode_tf(self, ids: Any) -> Any:
-            raise NotImplementedError  # decode_tf does it all: SeqIO's writes padding behind the end first
+            return as_it_is(_map_ids)(tf, ids, self.decode)
 
         def decode_tf(self, ids: Any) -> Any:
-            return as_it_is(_map_ids)(tf, ids, self.decode)
+            return self._decode_tf(ids)  # SeqIO's would write padding behind the end first, which is a token here
 
         def __eq__(self, other: object) -> bool:
             return isinstance(other, HuggingFaceVocabulary) and self.identity == other.identity

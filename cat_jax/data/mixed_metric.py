@@ -39,6 +39,7 @@ class MixedMetric:
             self._examples.append(as_numpy(example.raw or {}))
             self._index[example.example_id] = index
         self._count = len(self._examples)
+        self._is_grouped = any("group" in example for example in self._examples)
         self._owner: Measure | None = None
         self._warned: set[str] = set()
 
@@ -67,7 +68,7 @@ class MixedMetric:
 
         A question that a resample has drawn twice counts as two, not as one with twice the answers.
         """
-        if not any("group" in example for example in self._examples[: self._count]):
+        if not self._is_grouped:
             return list(indices)
         seen: collections.Counter[int] = collections.Counter()
         found = []

@@ -14,12 +14,11 @@ from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, write_json
 from cat_jax.foreign.arrays import Checkpoint, blocks, size_bytes
 from cat_jax.foreign.opening import Found
-from cat_jax.progress import Progress
+from cat_jax.progress import byte_progress
 
 logger = logging.getLogger(__name__)
 
 _SETTLED_SECONDS = 2.0
-_LONG = 1 << 30
 _KNOWN: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
 
 
@@ -57,19 +56,15 @@ def content_digest(found: Found, scope: str = "") -> str:
 def _digest(checkpoint: Checkpoint, scope: str) -> str:
     names = sorted(name for name in checkpoint.arrays if name.startswith(scope))
     total = sum(size_bytes(checkpoint.arrays[name]) for name in names)
-    progress = Progress(f"hash {checkpoint.label}", total >> 20, "MiB") if total > _LONG else None
-    whole, done = hashlib.sha256(), 0
-    for name in names:
-        array, one = checkpoint.arrays[name], hashlib.sha256()
-        for start, stop in blocks(array):
-            block = array.read(start, stop)
-            one.update(block.tobytes())
-            done += block.nbytes
-            if progress is not None:
-                progress.update(done >> 20)
-        whole.update(f"{name} {array.dtype.name} {array.shape} {one.hexdigest()}\n".encode())
-    if progress is not None:
-        progress.close()
+    whole = hashlib.sha256()
+    with byte_progress(f"hash {checkpoint.label}", total) as report:
+        for name in names:
+            array, one = checkpoint.arrays[name], hashlib.sha256()
+            for start, stop in blocks(array):
+                block = array.read(start, stop)
+                one.update(block.tobytes())
+                report(block.nbytes)
+            whole.update(f"{name} {array.dtype.name} {array.shape} {one.hexdigest()}\n".encode())
     return whole.hexdigest()
 
 

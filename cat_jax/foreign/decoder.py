@@ -40,11 +40,7 @@ _SIZES = {
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
 }
-_OPTIONS = {
-    "num_key_value_heads": "num_kv_heads",
-    "rms_norm_eps": "norm_epsilon",
-    "partial_rotary_factor": "rotary_fraction",
-}
+_OPTIONS = {"num_key_value_heads": "num_kv_heads", "rms_norm_eps": "norm_epsilon"}
 _SOFTCAPS = {"attn_logit_softcapping": "attention_softcap", "final_logit_softcapping": "logit_softcap"}
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact"}
 _ROPE = {
@@ -84,10 +80,11 @@ def from_hugging_face(fields: Mapping[str, Any]) -> DecoderConfig:
     if kind in ("gemma2", "gemma3_text"):
         found |= {ours: fields[theirs] for theirs, ours in _SOFTCAPS.items() if fields.get(theirs) is not None}
         found["query_pre_attn_scalar"] = fields.get("query_pre_attn_scalar", 256)
+    windows = _windows(kind, fields)
     return DecoderConfig(
         **found,
-        **_windows(kind, fields),
-        **_positions(fields),
+        **windows,
+        **_positions(fields, local=LOCAL in windows["layer_pattern"]),
         activations=(_activation(kind, fields), "linear"),
         tie_embeddings=bool(fields.get("tie_word_embeddings", kind in _GEMMAS)),
         bos_id=None if kind in _WITHOUT_BOS else _first(fields.get("bos_token_id")),
@@ -145,16 +142,19 @@ def _shortest(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(kinds[: next(lengths)])
 
 
-def _positions(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _positions(fields: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
+    """Of the rotary positions; those of local layers are read where there are some."""
     parameters = fields.get("rope_parameters") or {}
     whole = dict(parameters.get("full_attention", parameters))
-    local = parameters.get("sliding_attention", {}).get("rope_theta", fields.get("rope_local_base_freq"))
+    of_local = parameters.get("sliding_attention", {}).get("rope_theta", fields.get("rope_local_base_freq"))
     if not parameters:
         whole = {"rope_theta": fields.get("rope_theta", 10_000.0), **(fields.get("rope_scaling") or {})}
+    if {whole.get("partial_rotary_factor"), fields.get("partial_rotary_factor")} - {None, 1}:
+        raise UserError("its config.json rotates a part of each head (partial_rotary_factor)", "use another model")
     name = whole.get("rope_type", whole.get("type")) or "default"
     found = {"rope_theta": float(whole.get("rope_theta", 10_000.0))}
-    if local is not None:
-        found["local_rope_theta"] = float(local)
+    if local and of_local is not None:
+        found["local_rope_theta"] = float(of_local)
     if name == "default":
         return found
     if name not in _ROPE_OF or whole.get("mscale") or whole.get("truncate") is False:
@@ -182,8 +182,6 @@ def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict
     if activation is None or c.prefix_lm:
         what = "is a prefix-LM" if c.prefix_lm else f"has an MLP with activations {c.activations}"
         raise UserError(f"the model {what}, which transformers has not", "keep it here: it cannot be exported")
-    if kind in _GEMMAS and activation == "gelu_pytorch_tanh":
-        described = {**described, "hidden_activation": activation}
     kinds = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
     fields = {
         **described,
@@ -195,13 +193,13 @@ def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict
         "tie_word_embeddings": c.tie_embeddings,
         "sliding_window": c.window,
         "rope_theta": c.rope_theta,
-        "rope_parameters": _rope_parameters(c),
+        "rope_parameters": _rope_parameters(c, apart=kind == "gemma3_text"),
         "attention_bias": c.qkv_bias,
         "architectures": [f"{_CLASSES[kind]}ForCausalLM"],
         "model_type": kind,
     }
-    if c.rotary_fraction != 1:
-        fields["partial_rotary_factor"] = c.rotary_fraction
+    if kind in _GEMMAS:
+        fields["hidden_activation"] = activation
     if c.bos_id is not None:
         fields["bos_token_id"] = c.bos_id
     if kind in ("qwen2", "qwen3", "gemma2", "gemma3_text"):
@@ -213,7 +211,7 @@ def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict
         fields["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar
     if c.local_rope_theta is not None:
         fields["rope_local_base_freq"] = c.local_rope_theta
-    elif c.rope_scaling != "none":
+    if c.rope_scaling != "none" and kind != "gemma3_text":  # there it would be of local layers, too
         fields["rope_scaling"] = {k: v for k, v in _rope_parameters(c).items() if k != "rope_theta"}
     return fields
 
@@ -227,37 +225,36 @@ def _kind(config: DecoderConfig) -> str:
     c = config
     parts = (c.norm_offset == 1 and c.embedding_scale, c.post_norms, c.qk_norm, c.qkv_bias)
     known = {
-        (False, False, False, False): "llama" if c.window is None else "mistral",
+        (False, False, False, False): "mistral" if c.layer_pattern == (LOCAL,) else "llama",
         (False, False, False, True): "qwen2",
         (False, False, True, False): "qwen3",
         (True, False, False, False): "gemma",
         (True, True, False, False): "gemma2",
         (True, True, True, False): "gemma3_text",
     }
-    softcapped = c.attention_softcap is not None or c.logit_softcap is not None
-    scaled = c.query_pre_attn_scalar not in (None, c.head_dim)
     kind = known.get(parts)
-    if kind is None or ((softcapped or scaled) and not c.post_norms) or (c.norm_offset == 1) != c.embedding_scale:
-        raise UserError(
-            "transformers has no model with these parts: norms "
-            f"(offset {c.norm_offset:g}, after {c.post_norms}, of queries and keys {c.qk_norm}), biases {c.qkv_bias}, "
-            f"softcaps {c.attention_softcap}, {c.logit_softcap}",
-            "keep it here: it cannot be exported",
-        )
+    lacking = {
+        "norms, biases and a scale of embeddings together": kind is None or (c.norm_offset == 1) != c.embedding_scale,
+        "softcaps": (c.attention_softcap, c.logit_softcap) != (None, None) and not c.post_norms,
+        "query_pre_attn_scalar": c.query_pre_attn_scalar not in (None, c.head_dim) and not c.post_norms,
+        "rotary_fraction": c.rotary_fraction != 1,
+        "layer_pattern": c.window is not None and kind in ("llama", "gemma"),
+        # Gemma 3 turns its local layers by a base of their own, and no other model does.
+        "local_rope_theta": (c.local_rope_theta is not None) != (kind == "gemma3_text" and c.window is not None),
+    }
+    odd = [name for name, is_odd in lacking.items() if is_odd]
+    if kind is None or odd:
+        raise UserError(f"transformers has no model with this one's {odd[0]}", "keep it here: it cannot be exported")
     return kind
 
 
-def _rope_parameters(config: DecoderConfig) -> dict[str, Any]:
-    """As version 5 has them."""
+def _rope_parameters(config: DecoderConfig, *, apart: bool = False) -> dict[str, Any]:
+    """As version 5 has them; `apart` by kind of layer."""
     c, kind = config, "default" if config.rope_scaling == "none" else config.rope_scaling
     values = {key: getattr(c, _ROPE[key]) for key in _ROPE_OF.get(kind, ())}
     whole = {"rope_type": kind, "rope_theta": c.rope_theta, **{k: v for k, v in values.items() if v is not None}}
-    if c.local_rope_theta is None:
-        return whole
-    return {
-        "full_attention": whole,
-        "sliding_attention": {"rope_type": "default", "rope_theta": c.local_rope_theta},
-    }
+    of_local = {"rope_type": "default", "rope_theta": c.local_rope_theta or c.rope_theta}
+    return {"full_attention": whole, "sliding_attention": of_local} if apart else whole
 
 
 def hugging_face_names(config: DecoderConfig) -> NameTable:

@@ -16,13 +16,15 @@ from cat_jax.foreign.loading import load
 from cat_jax.foreign.names import NameTable
 from cat_jax.foreign.opening import HUGGING_FACE, Found
 from cat_jax.foreign.vocabulary import vocabularies_of
-from cat_jax.progress import Progress
+from cat_jax.progress import byte_progress
 from cat_jax.types import ModelConfig
 
-_LONG = 1 << 30
-
-FREE = ("vocab_size", "vocab_multiple", "dropout_rate", "dtype", "param_dtype", "scan_layers", "remat", "attention")
-"""Fields in which a configuration may differ from a folder's: how it is computed, and what its rows are checked for."""
+FREE = (
+    *("vocab_size", "vocab_multiple", "dropout_rate", "dtype", "param_dtype", "scan_layers", "remat", "attention"),
+    *("bos_id", "prefix_lm"),
+)
+"""Fields in which a configuration may differ from a folder's: how it is computed and fed, and the number of its ids,
+which its rows are checked for."""
 
 
 def read_config(found: Found, given: ModelConfig | None = None) -> ModelConfig:
@@ -86,19 +88,8 @@ def load_params(found: Found, config: ModelConfig, wanted: Mapping[str, jax.Shap
     checkpoint = found.open()
     table = name_table(found, config, checkpoint)
     total = sum(size_bytes(a) for name, a in checkpoint.arrays.items() if name.startswith(table.scope))
-    progress = Progress(f"load {found.path.name}", total >> 20, "MiB") if total > _LONG else None
-    done = 0
-
-    def report(size: int) -> None:
-        nonlocal done
-        done += size
-        if progress is not None:
-            progress.update(done >> 20)
-
-    arrays = load(checkpoint, table, wanted, config.vocab_size, report)
-    if progress is not None:
-        progress.close()
-    return arrays
+    with byte_progress(f"load {found.path.name}", total) as report:
+        return load(checkpoint, table, wanted, config.vocab_size, report)
 
 
 def name_table(found: Found, config: ModelConfig, checkpoint: Checkpoint) -> NameTable:

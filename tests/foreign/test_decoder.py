@@ -13,8 +13,10 @@ from foreign_cases import load, params_of, write_model
 from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.checkpoint.imported import import_checkpoint
 from cat_jax.checkpoint.params import load_model, read_model_file
+from cat_jax.cli import configuration
 from cat_jax.errors import UserError
 from cat_jax.foreign.decoder import from_hugging_face, to_hugging_face
+from cat_jax.foreign.model import check_same_model
 from cat_jax.foreign.safetensors_file import read_header
 from cat_jax.models.decoder_config import GLOBAL, LOCAL, DecoderConfig
 from cat_jax.parallel.mesh import MeshConfig
@@ -141,6 +143,7 @@ def test_a_configuration_of_version_4():
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"mlp_bias": True}, "has mlp_bias"),
         ({"hidden_act": "relu2"}, "has the activation 'relu2'"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rotates a part of each head"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "scales rotary positions by 'longrope'"),
         ({"layer_types": ["chunked_attention"] * 30}, r"has layer_types \['chunked_attention'\]"),
     ],
@@ -150,11 +153,45 @@ def test_what_this_decoder_cannot_be_is_named(fields, words):
         from_hugging_face({**SMOLLM2, **fields})
 
 
-def test_what_has_no_kin_there_is_not_exported(tmp_path):
-    with pytest.raises(UserError, match="transformers has no model with these parts"):
-        to_hugging_face(config_of("llama", qk_norm=True, qkv_bias=True), {})
-    with pytest.raises(UserError, match="is a prefix-LM"):
-        to_hugging_face(config_of("llama", prefix_lm=True), {})
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("llama", {"qk_norm": True, "qkv_bias": True}, "norms, biases and a scale of embeddings together"),
+        ("llama", {"attention_softcap": 5.0}, "softcaps"),
+        ("gemma", {"query_pre_attn_scalar": 5.0}, "query_pre_attn_scalar"),
+        ("qwen3", {"rotary_fraction": 0.5}, "rotary_fraction"),
+        ("llama", WINDOW, "layer_pattern"),
+        ("gemma", WINDOW, "layer_pattern"),
+        ("gemma2", {"local_rope_theta": 9.0}, "local_rope_theta"),
+        ("gemma3", {"local_rope_theta": None}, "local_rope_theta"),
+        ("llama", {"prefix_lm": True}, "is a prefix-LM"),
+    ],
+)
+def test_what_would_be_computed_otherwise_there_is_not_exported(family, changes, words):
+    with pytest.raises(UserError, match=f"{words}.*cannot be exported"):
+        to_hugging_face(config_of(family, **changes), {})
+
+
+def test_a_gemma_keeps_the_exact_form_of_its_activation():
+    config = config_of("gemma", activations=("gelu_exact", "linear"))
+    assert from_hugging_face(to_hugging_face(config, {"hidden_activation": "gelu_pytorch_tanh"})) == config
+
+
+MODELS = sorted(configuration.BUNDLED.glob("models/*.gin"))
+
+
+@pytest.mark.parametrize("file", [path.stem for path in MODELS if "@DecoderConfig" in path.read_text()])
+def test_a_bundled_gin_file_is_of_the_model_that_it_becomes_there(file, tmp_path):
+    bindings = configuration.read([f"models/{file}.gin"])
+    config = DecoderConfig(**{i.parameter: i.value for i in bindings.merged().values() if i.name == "DecoderConfig"})
+    described = from_hugging_face(to_hugging_face(config, {"bos_token_id": 0}))
+    check_same_model("a folder", described, config)
+    check_same_model("a folder", described, dataclasses.replace(config, bos_id=1, prefix_lm=True))
+    with pytest.raises(UserError, match="a folder is of a model with rope_theta"):
+        check_same_model("a folder", described, dataclasses.replace(config, rope_theta=7.0))
+
+
+def test_t5x_has_none(tmp_path):
     with pytest.raises(UserError, match="T5X has no models of the family 'decoder'"):
         export_checkpoint(write_model(tmp_path / "model", config_of("llama")), tmp_path / "t5x", format="t5x")
     assert json.loads(json.dumps(to_hugging_face(config_of("gemma3"), {})))["model_type"] == "gemma3_text"
