@@ -74,7 +74,8 @@ def write_columns(
     for name in keep_fields:
         if not any(name in raw for raw in raws):
             there = ", ".join(sorted(set().union(*raws)))
-            logger.warning("warning: no example of %s has the field %r to keep; they have %s", job.label, name, there)
+            words = "warning: no example of %s (%s) has the field %r to keep; they have %s"
+            logger.warning(words, job.store.task, job.store.split, name, there)
     scored = _score(job, predictions, raws, columns.get("option_scores"))
     rows = {
         **columns,

@@ -124,11 +124,14 @@ def test_raw_fields_of_every_kind(tmp_path):
     assert ExampleStore.open(tmp_path, "toy_textless", "validation")[3].raw["targets_pretokenized"] == "9"
 
 
-def test_ids_stay_unique_where_a_task_filters_doubles_or_names(tmp_path):
+def test_ids_stay_unique_where_a_task_filters_doubles_or_names(tmp_path, caplog):
+    caplog.set_level("INFO")
     for name, count in (("toy_filtered", 153), ("toy_doubled", 460), ("toy_ids", 230), ("toy_lm", 230)):
         [manifest] = prepare(config(tmp_path, name, splits=["train"]))
         ids = [example.example_id for example in ExampleStore.open(tmp_path, name, "train")]
         assert len(set(ids)) == len(ids) == count == manifest.num_examples
+        told = f"task {name!r}, split 'train': 153 examples of 230 rows: the task leaves the others out"
+        assert (told in caplog.text) == (name == "toy_filtered")
         if name == "toy_ids":
             assert sorted(ids, key=lambda i: int(i.split()[1])) == [f"id {k}" for k in range(230)]
         if name == "toy_lm":

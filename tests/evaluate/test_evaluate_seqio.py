@@ -74,8 +74,10 @@ def test_groups_of_tasks_have_averages_of_what_was_evaluated(world, tmp_path):
         run(world, tmp_path, "shout", "generate", averages=["shout_and_chose"])
 
 
-def test_tables_keep_the_fields_that_are_asked_for(world, tmp_path):
+def test_tables_keep_the_fields_that_are_asked_for(world, tmp_path, caplog):
     run(world, tmp_path, "shout", "generate", keep_fields=["inputs_pretokenized", "absent"])
+    told = "no example of shout (test) has the field 'absent' to keep; they have inputs_pretokenized, options, targets"
+    assert told in caplog.text
     path = tmp_path / "m" / "shout.test.parquet"
     kept = read_table(path)[0]["fields"].to_pylist()
     assert [json.loads(fields) for fields in kept] == [{"inputs_pretokenized": word} for word in WORDS]

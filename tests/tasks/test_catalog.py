@@ -10,7 +10,7 @@ import pytest
 
 seqio = pytest.importorskip("seqio", reason="needs the `data` extra")
 
-from cat_jax_tasks import catalog, on_disk  # noqa: E402
+from cat_jax_tasks import catalog, on_disk, vocabulary  # noqa: E402
 
 from cat_jax.cli import main  # noqa: E402
 
@@ -171,6 +171,45 @@ def test_data_that_tfds_cannot_have_is_named(monkeypatch, caplog):
         ):
             read("test")
     assert "hellaswag/1.1.0: it is fetched" in caplog.text
+
+
+def test_a_directory_of_tfds_that_is_not_there_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfsd"))
+    source = seqio.TaskRegistry.get("flan2021_hellaswag").source
+    with pytest.raises(FileNotFoundError, match=r"TFDS_DATA_DIR names .*/tfsd, which is no directory"):
+        source.num_input_examples("test")
+    assert not (tmp_path / "tfsd").exists()
+
+
+def test_data_that_comes_by_hand_says_how(monkeypatch):
+    source = seqio.TaskRegistry.get("flan2021_newsroom").source
+    if source.rows_at_hand("test") is not None:
+        pytest.skip("newsroom is here")
+    builder = source.tfds_dataset.builder
+    monkeypatch.setattr(type(builder), "download_and_prepare", lambda self: (_ for _ in ()).throw(OSError("no file")))
+    with pytest.raises(FileNotFoundError, match=r"\(no file\): its files come by hand: .*summari.es/download"):
+        source.num_input_examples("test")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"CAT_JAX_VOCABULARY": "/nowhere/spiece.model"}, "CAT_JAX_VOCABULARY names /nowhere/spiece.model"),
+        ({"CAT_JAX_VOCABULARY": __file__, "CAT_JAX_EXTRA_IDS": "many"}, "CAT_JAX_EXTRA_IDS is 'many'"),
+    ],
+)
+def test_a_vocabulary_that_is_not_there_is_named(monkeypatch, variables, words):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((FileNotFoundError, ValueError), match=words):
+        vocabulary.vocabulary()
+
+
+def test_more_shards_than_rows_are_empty_or_hold_one(data):
+    source = seqio.TaskRegistry.get("super_glue_cb").source
+    parts = [seqio.ShardInfo(index, 70) for index in (0, 1, 2, 3, 4)]
+    counts = [len(list(source.get_dataset("validation", shuffle=False, shard_info=part))) for part in parts]
+    assert counts == [0, 1, 1, 1, 1], "56 rows in 70 shards"
 
 
 def test_slices_fit_a_smaller_copy(tmp_path, monkeypatch):
