@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from xla_flops import BATCH, xla_answer_flops, xla_forward_flops, xla_train_flops
 
 from cat_jax.models.decoder_config import DecoderConfig
 from cat_jax.models.flops import train_flops
 from cat_jax.types import Batch
-
-BATCH = 2
 
 
 def config_of(embed_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_layers=2, vocab_size=512, **options):
@@ -26,35 +25,21 @@ SHAPES = {
 }
 
 
-def xla_flops(f, *arguments) -> float:
-    """XLA's own count for one example, of the program before optimisation: nothing is allocated or compiled."""
-    return jax.jit(f).lower(*arguments).cost_analysis()["flops"] / BATCH
-
-
 def abstract(config, columns):
     graphdef, params = nnx.split(nnx.eval_shape(lambda: config.build(jax.random.key(0))))
     ints = jax.ShapeDtypeStruct((BATCH, columns), jnp.int32)
     return graphdef, params, Batch(ints, ints, jax.ShapeDtypeStruct((BATCH, columns), jnp.float32))
 
 
-def logits(graphdef, params, batch):
-    output = nnx.merge(graphdef, params)(batch)
-    return output.head.logits(output.hidden)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_flops_are_within_5_percent_of_xla(shape):
     config, s, t = SHAPES[shape]
-    graphdef, params, batch = abstract(config, s + t)
-    expected = xla_flops(lambda params, batch: logits(graphdef, params, batch), params, batch)
-    assert config.forward_flops(s, t) == pytest.approx(expected, rel=0.05)
+    assert config.forward_flops(s, t) == pytest.approx(xla_forward_flops(*abstract(config, s + t)), rel=0.05)
 
 
 def test_train_flops_are_within_5_percent_of_xla():
     config, s, t = SHAPES["windows"]
-    graphdef, params, batch = abstract(config, s + t)
-    loss = lambda params, batch: jnp.sum(jnp.square(logits(graphdef, params, batch)))  # noqa: E731
-    assert train_flops(config, s, t) == pytest.approx(xla_flops(jax.grad(loss), params, batch), rel=0.05)
+    assert train_flops(config, s, t) == pytest.approx(xla_train_flops(*abstract(config, s + t)), rel=0.05)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -63,20 +48,7 @@ def test_answer_flops_are_within_5_percent_of_xla(shape):
     graphdef, params, batch = abstract(config, s + 1)
     ints = batch.decoder_input_tokens
     batch = Batch(ints, ints, batch.decoder_loss_weights, decoder_segment_ids=ints, decoder_positions=ints)
-
-    def first(params, batch):
-        model = nnx.merge(graphdef, params)
-        cache, hidden = model.prefill(batch, t)
-        return cache, model.head().logits(hidden)
-
-    def following(params, tokens, cache):
-        model = nnx.merge(graphdef, params)
-        cache, hidden = model.step(tokens, cache)
-        return cache, model.head().logits(hidden)
-
-    cache, _ = jax.eval_shape(first, params, batch)
-    tokens = jax.ShapeDtypeStruct((BATCH,), jnp.int32)
-    expected = xla_flops(first, params, batch) + (t - 1) * xla_flops(following, params, tokens, cache)
+    expected = xla_answer_flops(graphdef, params, batch, t)
     assert config.answer_flops(s, t) == pytest.approx(expected, rel=0.05)
 
 
