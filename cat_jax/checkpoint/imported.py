@@ -17,9 +17,9 @@ from cat_jax.checkpoint.params import GivenModel, Step, abstract_model, find_for
 from cat_jax.checkpoint.whole import whole_directory
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
-from cat_jax.foreign import hugging_face
+from cat_jax.foreign import gguf_model, hugging_face
 from cat_jax.foreign import model as foreign
-from cat_jax.foreign.opening import HUGGING_FACE, Found
+from cat_jax.foreign.opening import GGUF, Found
 from cat_jax.models.flops import parameter_count
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.names import flatten_names
@@ -27,7 +27,8 @@ from cat_jax.parallel.names import flatten_names
 logger = logging.getLogger(__name__)
 
 KEPT = "huggingface"
-"""Below a model's directory: the files of the folder that it came from which are no weights, for its way back."""
+"""Below a model's directory: the files of the folder that it came from which are no weights, or those that such a
+folder would have, for its way back."""
 
 ORIGIN = "imported.json"
 """Below a model's directory: where it came from."""
@@ -47,7 +48,7 @@ def import_checkpoint(
     """Writes `model.json` and one sealed checkpoint, so that all else works as with a model that was trained here.
 
     Args:
-      source: a folder of `transformers`, a checkpoint of T5X or the directory of its run, or Orbax's.
+      source: a folder of `transformers`, a GGUF file, a checkpoint of T5X or the directory of its run, or Orbax's.
       model_dir: must not be there yet; it appears when it is whole.
       model: the configuration, where the source does not say it.
       step: of a run of T5X; None for its newest checkpoint.
@@ -102,10 +103,13 @@ def import_checkpoint(
 
 
 def _keep_files(found: Found, directory: pathlib.Path) -> None:
-    if found.kind != HUGGING_FACE:
+    if not found.says_its_model:
         return
     kept = directory / KEPT
     kept.mkdir()
+    if found.kind == GGUF:
+        gguf_model.write_files(found.path, kept)
+        return
     for name in (hugging_face.CONFIG, hugging_face.GENERATION, *hugging_face.TOKENIZER_FILES):
         if (found.path / name).is_file():
             shutil.copyfile(found.path / name, kept / name)
@@ -118,5 +122,5 @@ def _no_source(path: pathlib.Path) -> UserError:
         return UserError(f"{path} is a model of cat-jax already", "use it as it is")
     return UserError(
         f"{path} is no checkpoint that is read",
-        "give a folder of transformers (config.json, *.safetensors), a checkpoint of T5X, or one of Orbax",
+        "give a folder of transformers (config.json, *.safetensors), a GGUF file, a checkpoint of T5X, or one of Orbax",
     )

@@ -22,7 +22,7 @@ from cat_jax.checkpoint.seal import SEAL, read_seal, sealed_steps
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json, write_json
 from cat_jax.foreign import model as foreign
-from cat_jax.foreign.opening import HUGGING_FACE, Found, find
+from cat_jax.foreign.opening import Found, find
 from cat_jax.models.registry import config_from_dict
 from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules, param_shardings
@@ -228,7 +228,7 @@ def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None, mode
     other = find_foreign(model_dir, step)
     if other is not None:
         given = _configuration(model)
-        known = given is not None or other.kind == HUGGING_FACE
+        known = given is not None or other.says_its_model
         return foreign.model_fingerprint(other, foreign.read_config(other, given) if known else None)
     config, _ = read_model_file(model_dir)
     seal = read_seal(checkpoints_dir(model_dir) / str(find_step(model_dir, step)))

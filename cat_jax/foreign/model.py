@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from cat_jax.data.fingerprint import Known
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint
-from cat_jax.foreign import families, hugging_face
+from cat_jax.foreign import families, gguf_model, hugging_face
 from cat_jax.foreign.arrays import Checkpoint, size_bytes
 from cat_jax.foreign.content import content_digest
 from cat_jax.foreign.loading import load
 from cat_jax.foreign.names import NameTable
-from cat_jax.foreign.opening import HUGGING_FACE, Found
+from cat_jax.foreign.opening import GGUF, Found
 from cat_jax.foreign.vocabulary import vocabularies_of
 from cat_jax.progress import byte_progress
 from cat_jax.types import ModelConfig
@@ -28,21 +29,21 @@ which its rows are checked for."""
 
 
 def read_config(found: Found, given: ModelConfig | None = None) -> ModelConfig:
-    """The configuration of a checkpoint: the given one, if there is one, else what its folder says.
+    """The configuration of a checkpoint: the given one, if there is one, else what its folder or file says.
 
     Parameters and computation are in float32 unless a given configuration says otherwise.
 
     Raises:
       UserError: neither is there, or they are of different models.
     """
-    if found.kind != HUGGING_FACE:
+    if not found.says_its_model:
         if given is None:
             raise UserError(
                 f"{found.path} does not say what model it is of",
                 "name its gin file (TEACHER_MODEL, or EVAL_MODEL_FILES), or `cat-jax import --gin_file=...` it",
             )
         return given
-    fields = hugging_face.read_config(found.path)
+    fields = _read_fields(found)
     family = families.of_model_type(fields.get("model_type"), str(found.path / hugging_face.CONFIG))
     try:
         described = family.from_hugging_face(fields)
@@ -52,6 +53,15 @@ def read_config(found: Found, given: ModelConfig | None = None) -> ModelConfig:
         return described
     check_same_model(str(found.path), described, given)
     return given
+
+
+def _read_fields(found: Found) -> dict[str, Any]:
+    """Of its config.json, or what one would have."""
+    if found.kind != GGUF:
+        return hugging_face.read_config(found.path)
+    fields = gguf_model.read_config(found.path)
+    # Its tokenizer says what a folder's configuration does not: whether anything stands where an example begins.
+    return fields if gguf_model.begins_examples(found.path) else {**fields, "bos_token_id": None}
 
 
 def check_same_model(label: str, described: ModelConfig, given: ModelConfig) -> None:
@@ -71,7 +81,9 @@ def check_same_model(label: str, described: ModelConfig, given: ModelConfig) -> 
 
 def read_vocabularies(found: Found) -> dict[str, Known]:
     """{feature: vocabulary fingerprint}; empty where nothing tells, so that only numbers of ids can be checked."""
-    return vocabularies_of(found.path) if found.kind == HUGGING_FACE else {}
+    if found.kind == GGUF:
+        return gguf_model.read_vocabularies(found.path)
+    return vocabularies_of(found.path) if found.says_its_model else {}
 
 
 def load_params(found: Found, config: ModelConfig, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -99,7 +111,7 @@ def name_table(found: Found, config: ModelConfig, checkpoint: Checkpoint) -> Nam
       UserError: the family has no such checkpoints.
     """
     family = families.of_config(config)
-    if found.kind == HUGGING_FACE:
+    if found.says_its_model:
         return family.hugging_face_names(config)
     if family.t5x_names is None:
         raise UserError(f"{found.path} is of T5X, which has no model of the family {family.family!r}", "use another")
@@ -114,6 +126,6 @@ def model_fingerprint(found: Found, config: ModelConfig | None) -> str:
 
 def _scope(found: Found) -> str:
     """What the names of tensors that are parameters begin with."""
-    if found.kind == HUGGING_FACE:
+    if found.says_its_model:
         return ""
     return "target/" if any(name.startswith("target/") for name in found.open().arrays) else ""

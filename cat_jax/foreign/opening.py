@@ -6,11 +6,11 @@ import dataclasses
 import pathlib
 
 from cat_jax.errors import UserError
-from cat_jax.foreign import hugging_face, orbax_files, t5x_files
+from cat_jax.foreign import gguf_file, gguf_model, hugging_face, orbax_files, t5x_files
 from cat_jax.foreign.arrays import Checkpoint
 from cat_jax.foreign.pickles import refuse_pickle, refuse_pickles_of
 
-HUGGING_FACE, T5X, ORBAX = "Hugging Face", "T5X", "Orbax"
+HUGGING_FACE, GGUF, T5X, ORBAX = "Hugging Face", "GGUF", "T5X", "Orbax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Found:
     """A checkpoint of another program.
 
     Attributes:
-      kind: `HUGGING_FACE`, `T5X` or `ORBAX`.
+      kind: `HUGGING_FACE`, `GGUF`, `T5X` or `ORBAX`.
       path: the folder, directory or file.
       step: as its name says; 0 if it does not.
     """
@@ -26,6 +26,11 @@ class Found:
     kind: str
     path: pathlib.Path
     step: int
+
+    @property
+    def says_its_model(self) -> bool:
+        """Whether it has the model's configuration, and names as `transformers` has them."""
+        return self.kind in (HUGGING_FACE, GGUF)
 
     def open(self) -> Checkpoint:
         """Its arrays by name; their data is not read.
@@ -35,6 +40,8 @@ class Found:
         """
         if self.kind == HUGGING_FACE:
             return hugging_face.open_folder(self.path)
+        if self.kind == GGUF:
+            return gguf_model.open_file(self.path)
         return t5x_files.open_checkpoint(self.path) if self.kind == T5X else orbax_files.open_item(self.path)
 
 
@@ -42,7 +49,8 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
     """What is at `path`, if it is another program's; only names are looked at.
 
     Args:
-      path: a folder of `transformers`; a checkpoint of T5X, or the directory of its run; a directory of Orbax.
+      path: a folder of `transformers`; a GGUF file; a checkpoint of T5X, or the directory of its run; a directory of
+        Orbax.
       step: which one of a run; None for the newest.
 
     Raises:
@@ -52,6 +60,8 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
         refuse_pickle(path)
         if path.suffix == ".safetensors":
             raise UserError(f"{path} does not say what model it is of", f"name its folder, {path.parent}")
+        if gguf_file.is_gguf(path):
+            return _with_step(Found(GGUF, path, 0), step)
     if hugging_face.is_folder(path):
         return _with_step(Found(HUGGING_FACE, path, 0), step)
     if t5x_files.is_checkpoint(path):
@@ -66,6 +76,9 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
     if item is not None:
         return _with_step(Found(ORBAX, item, t5x_files.step_of(path)), step)
     if path.is_dir():
+        files = sorted(path.glob(f"*{gguf_file.SUFFIX}"))
+        if files and not (path / "model.json").exists():
+            raise UserError(f"{path} is a folder with {len(files)} GGUF files", f"name one: {files[0]}")
         refuse_pickles_of(path)
     return None
 

@@ -1,0 +1,223 @@
+"""A model in a GGUF file as the folder of `transformers` that it was made from: configuration, tensors, tokenizer.
+
+Llama, Qwen2 and Qwen3. Names and meanings are those of llama.cpp's `convert_hf_to_gguf.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import pathlib
+import re
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from cat_jax.data.fingerprint import Known
+from cat_jax.errors import UserError
+from cat_jax.files import write_json
+from cat_jax.foreign.arrays import Checkpoint, read_all
+from cat_jax.foreign.gguf_file import GgufArray, GgufFile, read_file
+from cat_jax.foreign.gguf_tokenizer import write_tokenizer
+from cat_jax.foreign.hugging_face import CONFIG, GENERATION
+from cat_jax.foreign.vocabulary import vocabularies_of
+
+logger = logging.getLogger(__name__)
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_ALTERNATING = ("llama",)
+"""Of which the rows of queries and keys are reordered, as llama.cpp turns neighbours and `transformers` halves."""
+
+_EMBEDDING, _HEAD, _FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
+_NAMES = {_EMBEDDING: "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", _HEAD: "lm_head.weight"}
+_OF_LAYERS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_SIZES = {
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "attention.head_count": "num_attention_heads",
+}
+_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Of every Llama 3.1, 3.2 and 3.3; a file has the factors that follow from them, and not these."""
+
+_OTHERS = "use the folder of transformers that it was made from"
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The fields that the config.json of such a folder has.
+
+    Raises:
+      UserError: see `gguf_file.read_file`; or the model is none that is read.
+    """
+    file = read_file(path)
+    kind = _architecture(file)
+    fields: dict[str, Any] = {"model_type": kind}
+    for theirs, name in _SIZES.items():
+        fields[name] = _number(file, f"{kind}.{theirs}")
+    embedding = file.tensors.get(_EMBEDDING)
+    if embedding is None or len(embedding.shape) != 2:
+        raise UserError(f"{path} has no table {_EMBEDDING}", "take a file with the whole model")
+    heads = fields["num_attention_heads"]
+    size = file.metadata.get(f"{kind}.attention.key_length", fields["hidden_size"] // heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if (other := file.metadata.get(f"{kind}.{name}", size)) != size:
+            raise UserError(f"{path} has {kind}.{name} {other} and heads of {size}", _OTHERS)
+    fields |= {
+        "num_key_value_heads": _number(file, f"{kind}.attention.head_count_kv", heads),
+        "head_dim": size,
+        "vocab_size": embedding.shape[0],
+        "rms_norm_eps": _decimal(_number(file, f"{kind}.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _decimal(file.metadata.get(f"{kind}.rope.freq_base", 10_000.0)),
+        "rope_scaling": _scaling(file, kind, size),
+        "max_position_embeddings": _number(file, f"{kind}.context_length"),
+        "hidden_act": "silu",
+        "tie_word_embeddings": _HEAD not in file.tensors,
+        "torch_dtype": "float32",
+    }
+    for name, theirs in {"bos": "bos", "eos": "eos", "pad": "padding"}.items():
+        fields[f"{name}_token_id"] = file.metadata.get(f"tokenizer.ggml.{theirs}_token_id")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def begins_examples(path: pathlib.Path) -> bool:
+    """Whether its tokenizer puts the bos_token_id before a text: the model is fed so unless the file denies it."""
+    return bool(read_file(path).metadata.get("tokenizer.ggml.add_bos_token", True))
+
+
+def open_file(path: pathlib.Path) -> Checkpoint:
+    """Its tensors under the names that such a folder has, and ordered as there; their data is not read.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    file, fields = read_file(path), read_config(path)
+    heads = {"attn_q": fields["num_attention_heads"], "attn_k": fields["num_key_value_heads"]}
+    found: dict[str, GgufArray] = {}
+    for name, array in file.tensors.items():
+        if name == _FREQUENCIES:
+            continue
+        at = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+        part = at[2] if at else ""
+        if part in heads and fields["model_type"] in _ALTERNATING:
+            array = _alternating(file, name, array, heads[part])
+        theirs = f"model.layers.{at[1]}.{_OF_LAYERS[part]}.{at[3]}" if at and part in _OF_LAYERS else None
+        found[theirs or _NAMES.get(name, name)] = array
+    return Checkpoint(str(path), found)
+
+
+def write_files(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes what such a folder has beside its weights: config.json, generation_config.json, the tokenizer.
+
+    A tokenizer that cannot be written exactly is left out, and the log says so.
+
+    Raises:
+      UserError: as `read_config`; or the disk is full.
+    """
+    file, fields = read_file(path), read_config(path)
+    write_json(folder / CONFIG, fields)
+    of_turns = file.metadata.get("tokenizer.ggml.eot_token_id")
+    ends = [end for end in dict.fromkeys([fields.get("eos_token_id"), of_turns]) if end is not None]
+    generation = {name: fields[name] for name in ("bos_token_id", "pad_token_id") if name in fields}
+    if ends:
+        generation["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    write_json(folder / GENERATION, generation)
+    reason = write_tokenizer(file.metadata, folder)
+    if reason is not None:
+        logger.warning("the tokenizer in %s is left out: %s", path, reason)
+
+
+def read_vocabularies(path: pathlib.Path) -> dict[str, Known]:
+    """{feature: vocabulary fingerprint} of its tokenizer; empty where that cannot be written.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return dict(_vocabularies(read_file(path)))
+
+
+@functools.lru_cache(maxsize=2)
+def _vocabularies(file: GgufFile) -> dict[str, Known]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        if write_tokenizer(file.metadata, folder) is None:
+            write_json(folder / CONFIG, read_config(file.path))
+        return vocabularies_of(folder)
+
+
+def _architecture(file: GgufFile) -> str:
+    kind = file.metadata.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise UserError(f"{file.path} is of the architecture {kind!r}", f"what is read: {', '.join(ARCHITECTURES)}")
+    if file.metadata.get(f"{kind}.expert_count"):
+        raise UserError(f"{file.path} is of a mixture of experts", "use a model without: this decoder has none")
+    return kind
+
+
+def _number(file: GgufFile, name: str, default: Any = None) -> Any:
+    found = file.metadata.get(name, default)
+    if isinstance(found, list):
+        raise UserError(f"{file.path} has layers of several sizes ({name})", _OTHERS)
+    if found is None or not found > 0:
+        raise UserError(f"{file.path} lacks {name}", "take a file with the whole model")
+    return found
+
+
+def _decimal(value: float) -> float:
+    """A float32 as it was written: 1e-05 and not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def _alternating(file: GgufFile, name: str, array: GgufArray, heads: int) -> GgufArray:
+    if array.shape[0] % (2 * heads):
+        raise UserError(f"{file.path}: {name} has {array.shape[0]} rows, of {heads} heads", "take another file")
+    return dataclasses.replace(array, heads=heads)
+
+
+def _scaling(file: GgufFile, kind: str, head_dim: int) -> dict[str, Any] | None:
+    """How rotary positions are scaled, as `rope_scaling` of a config.json."""
+    of = lambda name: file.metadata.get(f"{kind}.rope.scaling.{name}")  # noqa: E731
+    name = of("type") or ("linear" if f"{kind}.rope.scale_linear" in file.metadata else "none")
+    if _FREQUENCIES in file.tensors:
+        return _llama3(file, _decimal(file.metadata.get(f"{kind}.rope.freq_base", 10_000.0)), head_dim)
+    if name == "none":
+        return None
+    factor = of("factor") or file.metadata.get(f"{kind}.rope.scale_linear")
+    if name not in ("linear", "yarn") or not factor or (of("attn_factor") or 1) != 1:
+        raise UserError(f"{file.path} scales rotary positions by {name!r} in a way that is not read", _OTHERS)
+    found = {"rope_type": name, "factor": _decimal(factor)}
+    if name == "yarn":
+        found["original_max_position_embeddings"] = of("original_context_length")
+        found |= {"beta_fast": of("yarn_beta_fast"), "beta_slow": of("yarn_beta_slow")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _llama3(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any] | None:
+    """Recovers the scaling from the factors of each frequency.
+
+    Raises:
+      UserError: they are those of another one.
+    """
+    found = read_all(file.tensors[_FREQUENCIES]).astype(np.float64)
+    factor = _decimal(found.max())
+    low, high, length = _LLAMA3.values()
+    turns = length * theta ** -(np.arange(head_dim // 2) * 2 / head_dim) / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    expected = 1 / ((1 - kept) / factor + kept)
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4):
+        raise UserError(f"{file.path} scales rotary positions by {_FREQUENCIES} in a way that is not read", _OTHERS)
+    return None if factor == 1 else {"rope_type": "llama3", "factor": factor, **_LLAMA3}
