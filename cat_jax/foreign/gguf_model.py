@@ -52,6 +52,18 @@ _SIZES = {
     "block_count": "num_hidden_layers",
     "attention.head_count": "num_attention_heads",
 }
+_SCALINGS = {
+    "linear": {"factor": "factor"},
+    "yarn": {
+        "factor": "factor",
+        "original_context_length": "original_max_position_embeddings",
+        "yarn_beta_fast": "beta_fast",
+        "yarn_beta_slow": "beta_slow",
+    },
+}
+_ARE_ONE = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor")
+"""What a file may say of rotary positions if it is 1: what is computed anyway."""
+
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Of every Llama 3.1, 3.2 and 3.3; a file has the factors that follow from them, and not these."""
 
@@ -190,20 +202,20 @@ def _alternating(file: GgufFile, name: str, array: GgufArray, heads: int) -> Ggu
 
 def _scaling(file: GgufFile, kind: str, head_dim: int) -> dict[str, Any] | None:
     """How rotary positions are scaled, as `rope_scaling` of a config.json."""
-    of = lambda name: file.metadata.get(f"{kind}.rope.scaling.{name}")  # noqa: E731
-    name = of("type") or ("linear" if f"{kind}.rope.scale_linear" in file.metadata else "none")
     if _FREQUENCIES in file.tensors:
         return _llama3(file, _decimal(file.metadata.get(f"{kind}.rope.freq_base", 10_000.0)), head_dim)
+    beginning = f"{kind}.rope.scaling."
+    said = {key.removeprefix(beginning): x for key, x in file.metadata.items() if key.startswith(beginning)}
+    name = said.pop("type", "none")
     if name == "none":
         return None
-    factor = of("factor") or file.metadata.get(f"{kind}.rope.scale_linear")
-    if name not in ("linear", "yarn") or not factor or (of("attn_factor") or 1) != 1:
-        raise UserError(f"{file.path} scales rotary positions by {name!r} in a way that is not read", _OTHERS)
-    found = {"rope_type": name, "factor": _decimal(factor)}
-    if name == "yarn":
-        found["original_max_position_embeddings"] = of("original_context_length")
-        found |= {"beta_fast": of("yarn_beta_fast"), "beta_slow": of("yarn_beta_slow")}
-    return {key: value for key, value in found.items() if value is not None}
+    fields = {theirs: said.pop(ours) for ours, theirs in _SCALINGS.get(name, {}).items() if ours in said}
+    odd = [key for key, value in said.items() if key != "finetuned" and not (key in _ARE_ONE and value == 1)]
+    if not fields or odd:
+        what = " and ".join([repr(name), *odd])
+        raise UserError(f"{file.path} scales rotary positions by {what}, which is not read", _OTHERS)
+    found = {key: _decimal(value) if isinstance(value, float) else value for key, value in fields.items()}
+    return {"rope_type": name, **found}
 
 
 def _llama3(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any] | None:
@@ -219,5 +231,5 @@ def _llama3(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any] | Non
     kept = np.clip((turns - low) / (high - low), 0, 1)
     expected = 1 / ((1 - kept) / factor + kept)
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4):
-        raise UserError(f"{file.path} scales rotary positions by {_FREQUENCIES} in a way that is not read", _OTHERS)
+        raise UserError(f"{file.path} scales rotary positions by other {_FREQUENCIES} than a Llama 3's", _OTHERS)
     return None if factor == 1 else {"rope_type": "llama3", "factor": factor, **_LLAMA3}
