@@ -140,15 +140,7 @@ def write_files(path: pathlib.Path, folder: pathlib.Path) -> None:
     Raises:
       UserError: as `read_config`; or the disk is full.
     """
-    file, fields = read_file(path), read_config(path)
-    write_json(folder / CONFIG, fields)
-    of_turns = file.metadata.get("tokenizer.ggml.eot_token_id")
-    ends = [end for end in dict.fromkeys([fields.get("eos_token_id"), of_turns]) if end is not None]
-    generation = {name: fields[name] for name in ("bos_token_id", "pad_token_id") if name in fields}
-    if ends:
-        generation["eos_token_id"] = ends if len(ends) > 1 else ends[0]
-    write_json(folder / GENERATION, generation)
-    reason = write_tokenizer(file.metadata, folder)
+    reason = _describe(read_file(path), folder)
     if reason is not None:
         logger.warning("the tokenizer in %s is left out: %s", path, reason)
 
@@ -165,10 +157,21 @@ def read_vocabularies(path: pathlib.Path) -> dict[str, Known]:
 @functools.lru_cache(maxsize=2)
 def _vocabularies(file: GgufFile) -> dict[str, Known]:
     with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        if write_tokenizer(file.metadata, folder) is None:
-            write_json(folder / CONFIG, read_config(file.path))
-        return vocabularies_of(folder)
+        _describe(file, pathlib.Path(name))
+        return vocabularies_of(pathlib.Path(name))
+
+
+def _describe(file: GgufFile, folder: pathlib.Path) -> str | None:
+    """Writes what `write_files` does; returns why the tokenizer is left out, if it is."""
+    fields = read_config(file.path)
+    write_json(folder / CONFIG, fields)
+    of_turns = file.metadata.get("tokenizer.ggml.eot_token_id")
+    ends = [end for end in dict.fromkeys([fields.get("eos_token_id"), of_turns]) if end is not None]
+    generation = {name: fields[name] for name in ("bos_token_id", "pad_token_id") if name in fields}
+    if ends:
+        generation["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    write_json(folder / GENERATION, generation)
+    return write_tokenizer(file.metadata, folder)
 
 
 def _architecture(file: GgufFile) -> str:
