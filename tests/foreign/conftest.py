@@ -31,3 +31,13 @@ def fixtures():
     if not path.is_dir():
         pytest.skip("no real data: set CAT_JAX_TEST_DATA")
     return path
+
+
+@pytest.fixture
+def weights(request):
+    """The file of real weights that a test is marked to need: `indirect`, by a pattern."""
+    path = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", BESIDE)) / "weights"
+    found = sorted(path.glob(request.param))
+    if not found:
+        pytest.skip(f"no {request.param} in {path}")
+    return found[0]
