@@ -16,15 +16,16 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Turns another program's checkpoint into a model's directory as `train` leaves it: model.json and a sealed checkpoint.
-Reads folders of transformers (config.json and safetensors, in one file or several), checkpoints of T5X (a msgpack
-file, a directory checkpoint_<step>, or the directory of its run) and of Orbax. Of the last two the model is given by
-gin files, as they do not say it. PyTorch's pickles (.bin, .pt) are refused. docs/checkpoints.md tells more, and how to
-use such a checkpoint without importing it.
+Reads folders of transformers (config.json and safetensors, in one file or several), GGUF files (of Llama, Qwen2 and
+Qwen3, quantised or not), checkpoints of T5X (a msgpack file, a directory checkpoint_<step>, or the directory of its
+run) and of Orbax. Of the last two the model is given by gin files, as they do not say it. PyTorch's
+pickles (.bin, .pt) are refused. docs/checkpoints.md tells more, and how to use such a checkpoint without importing it.
 """
 
 EPILOG = """\
 examples:
   cat-jax import hf/flan-t5-base runs/flan_t5_base
+  cat-jax import SmolLM2-135M-Instruct.Q4_1.gguf runs/smollm2
   cat-jax import t5x/t5_1_1_base/checkpoint_1000000 runs/t5_base --gin_file=models/t5_base.gin
   cat-jax import hf/flan-t5-xl runs/flan_t5_xl --dtype=bfloat16 --scan_layers --vocab_size=32100 --vocab_multiple=128
 """

@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": "models + store -> one table per model, task and split",
     "cascade": "small model's tables + large model's tables -> curves, thresholds, report.html",
     "plan": "gin files + a topology -> memory, FLOPs and time on chips that are not here",
-    "import": "checkpoint of transformers or T5X -> a model's directory",
+    "import": "checkpoint of transformers, llama.cpp (GGUF) or T5X -> a model's directory",
     "export": "a model's directory -> a folder of transformers, or a checkpoint of T5X",
     "tasks": "list SeqIO tasks and show rows of them",
     "run": "all of the above for a described experiment, resumed where it stopped",
