@@ -17,21 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 def check_macros(bindings: Bindings) -> None:
-    """Looks for macros that no binding refers to.
+    """Looks for macros that no binding refers to; one in a scope is meant for this run, whatever file it is in.
 
     Raises:
       UserError: a flag sets one; names it, and the closest that is read.
     """
     read = {ref.name for item in bindings.items for ref in references(item.value) if isinstance(ref, Macro)}
     unread = [item for item in bindings.merged().values() if item.is_macro and not {item.key, item.name} & read]
+    otherwise = "leave it out, or name the gin file that uses it"
     for item in unread:
-        _told(
-            item,
-            f"nothing reads the macro {item.key}",
-            item.name,
-            read,
-            "leave it out, or name the gin file that uses it",
-        )
+        _told(item, f"nothing reads the macro {item.key}", item.name, read, otherwise, always=bool(item.scope))
 
 
 def check_bindings(bindings: Bindings, visited: Collection[str]) -> None:
@@ -72,10 +67,10 @@ def check_scopes(bindings: Bindings, models: Collection[str], objectives: Collec
             _told(item, f"no objective is called {second!r}", second, objectives, known)
 
 
-def _told(item: Binding, what: str, word: str, known: Iterable[str], otherwise: str) -> None:
+def _told(item: Binding, what: str, word: str, known: Iterable[str], otherwise: str, always: bool = False) -> None:
     if item.source.startswith(FLAG):
         raise UserError(f"{what} ({item.source})", suggestion(word, known, otherwise))
-    if close := suggestion(word, known, ""):
+    if close := suggestion(word, known, otherwise if always else ""):
         _warn(f"{what} ({item.source}): {close}")
 
 

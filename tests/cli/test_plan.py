@@ -298,14 +298,22 @@ def test_a_wrong_experiment_is_refused_before_anything_starts(tmp_path, flag, sa
         ("TRAIN_STPES = 10", "nothing reads the macro TRAIN_STPES ({file} line 15): did you mean TRAIN_STEPS or "),
         ("big/TRAIN_STEPS = 10", None),
         ("COLOUR = 10", None),
+        ("teacher/COLOUR = 10", "nothing reads the macro teacher/COLOUR ({file} line 15): leave it out"),
     ],
 )
 def test_a_file_sets_what_nothing_reads(tmp_path, caplog, line, said):
-    """It may be shared; but if it looks like a misspelt other it is told, once for all stages."""
+    """It may be shared; but what is in a scope, or looks like a misspelt other, is told, once for all stages."""
     plan(tmp_path, more=line)
     assert len(caplog.messages) == (said is not None)
     for message in caplog.messages:
         assert message.startswith("warning: " + said.format(file=tmp_path / "mine.gin"))
+
+
+def test_a_teacher_may_start_from_another_model(tmp_path):
+    made = stages(plan(tmp_path, "teacher/INITIAL_CHECKPOINT_PATH='hf'"))
+    assert value(made["train/teacher"], "INITIAL_CHECKPOINT_PATH") == "hf"
+    assert value(made["train/student.xent.0"], "INITIAL_CHECKPOINT_PATH") is None
+    assert repr(value(made["train/teacher"], "train.initial_checkpoint_path")) == "%INITIAL_CHECKPOINT_PATH"
 
 
 def test_a_flag_that_no_stage_reads_is_told_once_and_one_that_any_reads_is_not(tmp_path, caplog):
