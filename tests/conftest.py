@@ -6,8 +6,12 @@ Types are promoted by JAX's standard rules: under `jax_numpy_dtype_promotion = "
 raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correction`).
 """
 
+import gc
 import os
 import pathlib
+import sys
+
+import pytest
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 for name in [name for name in os.environ if name.startswith("CAT_JAX_") and name != "CAT_JAX_TEST_DATA"]:
@@ -24,3 +28,12 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that parallel workers end together (with `--no-loadscope-reorder`)."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_for_a_module():
+    """What was compiled goes with the module that it was compiled for: a worker would grow to 5 GB otherwise."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

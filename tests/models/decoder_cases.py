@@ -63,6 +63,10 @@ GEMMA = {"activations": ("gelu", "linear"), "norm_offset": 1, "embedding_scale":
 """Of all Gemmas."""
 
 
+BOTH_KINDS = {"num_layers": 2, "layer_pattern": (LOCAL, GLOBAL)}
+"""As few layers as have both kinds."""
+
+
 def tiny_config(family: str = "llama", **changes) -> DecoderConfig:
     """Three layers of a published family; what makes it one is chosen so that it tells at a dozen tokens."""
     sizes = {

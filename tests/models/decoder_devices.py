@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from decoder_cases import INPUTS, packed_batch, prompts_of, split, tiny_config
+from decoder_cases import BOTH_KINDS, INPUTS, packed_batch, prompts_of, split, tiny_config
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -12,7 +12,7 @@ from cat_jax.parallel.batches import shard_batch
 from cat_jax.parallel.rules import param_shardings
 
 MESHES = ((1, 1, 1), (2, 2, 2))
-CONFIG = tiny_config("gemma3", vocab_multiple=4, scan_layers=True)
+CONFIG = tiny_config("gemma3", vocab_multiple=4, scan_layers=True, **BOTH_KINDS)
 BATCH, PROMPTS = packed_batch([[0, 1], [2], [1, 2], [0]], 24), prompts_of([*INPUTS, INPUTS[1]], 9)
 
 

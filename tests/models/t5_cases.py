@@ -20,8 +20,8 @@ def tiny_config(**changes) -> T5Config:
         "num_heads": 3,
         "head_dim": 4,
         "mlp_dim": 24,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 3,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
     }
     return T5Config(**{**sizes, **changes})
 

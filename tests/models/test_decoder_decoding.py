@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_cases import INPUTS, WINDOW, batch_of, prompts_of, random_rows, run, split, tiny_config
+from decoder_cases import BOTH_KINDS, INPUTS, WINDOW, batch_of, prompts_of, random_rows, run, split, tiny_config
 from flax import nnx
 
 from cat_jax.decode.beam import BeamSearch
@@ -16,7 +16,7 @@ from cat_jax.decode.greedy import greedy
 from cat_jax.decode.score import score_targets
 
 CONFIGS = {
-    "nobody": tiny_config("qwen2", num_layers=2, layer_pattern=("local", "global"), window=2),
+    "nobody": tiny_config("qwen2", window=2, **BOTH_KINDS),
     "both, scanned": tiny_config("gemma3", scan_layers=True),
     "prefix": tiny_config("gemma2", prefix_lm=True, num_layers=2),
 }

@@ -6,16 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_cases import INPUTS, TARGETS, WINDOW, batch_of, logits_of, packed_batch, run, split, tiny_config
+from decoder_cases import (
+    BOTH_KINDS,
+    INPUTS,
+    TARGETS,
+    WINDOW,
+    batch_of,
+    logits_of,
+    packed_batch,
+    run,
+    split,
+    tiny_config,
+)
 from flax import nnx
 
 from cat_jax.models.decoder_config import LOCAL
 
-PREFIX = tiny_config("gemma2", prefix_lm=True)
+PREFIX = tiny_config("gemma2", prefix_lm=True, num_layers=2)
 CONFIGS = {
-    "global": tiny_config("llama"),
-    "nobody": tiny_config("qwen2"),
-    "both": tiny_config("gemma3"),
+    "global": tiny_config("llama", num_layers=2),
+    "nobody": tiny_config("qwen2", **BOTH_KINDS),
+    "both": tiny_config("gemma3", **BOTH_KINDS),
     "prefix": PREFIX,
 }
 EXAMPLES = [[0, 1], [2]]
@@ -82,7 +93,7 @@ def test_nobody_sees_a_start_without_a_token():
 
 def test_where_there_is_no_start_the_first_token_has_position_zero():
     """Adding one that is seen moves everything by a position, and shows it to all."""
-    config = tiny_config("smollm2")
+    config = tiny_config("smollm2", num_layers=2)
     batch = batch_of(INPUTS, TARGETS)
     with_start = dataclasses.replace(config, bos_id=1)
     late = jax.tree.map(lambda x: x[:, 1:], batch)

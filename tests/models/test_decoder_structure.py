@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_cases import FAMILIES, INPUTS, TARGETS, VOCAB, batch_of, logits_of, run, split, tiny_config
+from decoder_cases import BOTH_KINDS, FAMILIES, INPUTS, TARGETS, VOCAB, batch_of, logits_of, run, split, tiny_config
 from flax import nnx
 
 from cat_jax.losses.fused import FusedHead
@@ -22,7 +22,7 @@ from cat_jax.models.stack import stack_layers, unstack_layers
 from cat_jax.parallel.rules import DEFAULT_RULES
 from cat_jax.train.matrices import joined_shape
 
-UNROLLED = tiny_config("gemma3", dropout_rate=0.3)
+UNROLLED = tiny_config("gemma3", dropout_rate=0.3, **BOTH_KINDS)
 SCANNED = dataclasses.replace(UNROLLED, scan_layers=True)
 KEY = jax.random.key(0)
 

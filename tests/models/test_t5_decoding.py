@@ -11,10 +11,8 @@ from t5_cases import random_batch, run, split, tiny_config
 
 CONFIGS = {
     "unrolled": tiny_config(),
-    "scanned": tiny_config(scan_layers=True, remat="full", num_decoder_layers=2),
-    "tied": tiny_config(
-        tie_embeddings=True, activations=("relu",), num_encoder_layers=1, relative_buckets=8, relative_max_distance=5
-    ),
+    "scanned": tiny_config(scan_layers=True, remat="full"),
+    "tied": tiny_config(tie_embeddings=True, activations=("relu",), relative_buckets=8, relative_max_distance=5),
 }
 
 

@@ -15,8 +15,9 @@ from cat_jax.models.relative import relative_buckets
 torch = pytest.importorskip("torch", reason="parity is checked where torch is installed")
 pytest.importorskip("transformers", reason="parity is checked where transformers is installed")
 
-T5_1_1 = tiny_config()
-ORIGINAL = tiny_config(activations=("relu",), tie_embeddings=True, embed_dim=12, num_heads=2)
+DEEP = {"num_encoder_layers": 2, "num_decoder_layers": 3}
+T5_1_1 = tiny_config(**DEEP)
+ORIGINAL = tiny_config(**DEEP, activations=("relu",), tie_embeddings=True, embed_dim=12, num_heads=2)
 
 
 @pytest.fixture(scope="module", params=[T5_1_1, ORIGINAL], ids=["t5_1_1", "original"])

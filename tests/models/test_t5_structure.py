@@ -15,7 +15,7 @@ from cat_jax.models.stack import stack_layers, unstack_layers
 from cat_jax.models.t5_config import T5Config
 from cat_jax.parallel.rules import DEFAULT_RULES
 
-UNROLLED = tiny_config(dropout_rate=0.3, num_encoder_layers=1, num_decoder_layers=2)
+UNROLLED = tiny_config(dropout_rate=0.3)
 SCANNED = dataclasses.replace(UNROLLED, scan_layers=True)
 KEY = jax.random.key(0)
 
@@ -51,7 +51,6 @@ def graphdef_of(config):
     return nnx.graphdef(nnx.eval_shape(lambda: config.build(KEY)))
 
 
-@functools.cache
 @functools.cache
 def gradient(config):
     graphdef = graphdef_of(config)
