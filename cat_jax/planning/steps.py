@@ -19,6 +19,7 @@ from cat_jax.decode.loop import Decoding
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import generation_program
 from cat_jax.losses.objective import Objective
+from cat_jax.models.lora import Lora, adapted
 from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, num_row_shards
 from cat_jax.parallel.names import flatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -70,6 +71,7 @@ class TrainCase:
       num_tasks: of the mixture.
       num_microbatches: parts of a batch, one after the other.
       frozen: parameters that stay as they are, see `train`.
+      lora: adapters, see `train`.
       rules: of the student's parameters.
       teacher_rules: of the teacher's.
     """
@@ -85,6 +87,7 @@ class TrainCase:
     num_tasks: int = 1
     num_microbatches: int = 1
     frozen: Sequence[str] = ()
+    lora: Lora | None = None
     rules: AxisRules = DEFAULT_RULES
     teacher_rules: AxisRules = DEFAULT_RULES
 
@@ -106,21 +109,23 @@ def state_bytes(case: TrainCase, mesh: Mesh) -> int:
 
 def trained_share_of(case: TrainCase, mesh: Mesh) -> float:
     """Share of the student's parameters that have a gradient."""
-    named = flatten_names(abstract_model(case.model, mesh, case.rules)[1])
-    return trained_share(named, frozen_names(named, case.frozen).__contains__)
+    student, frozen = adapted(case.model, case.lora, case.frozen)
+    named = flatten_names(abstract_model(student, mesh, case.rules)[1])
+    return trained_share(named, frozen_names(named, frozen).__contains__)
 
 
 def train_arguments(case: TrainCase, mesh: Mesh) -> tuple[Any, tuple[Any, ...], dict[str, int]]:
     """(the jitted step, its abstract arguments, their bytes on a chip by part)."""
+    student, frozen = adapted(case.model, case.lora, case.frozen)
     program = build_program(
-        case.model,
+        student,
         case.objective,
         case.optimizer,
         mesh,
         rules=case.rules,
         num_tasks=case.num_tasks,
         num_microbatches=case.num_microbatches,
-        frozen=case.frozen,
+        frozen=frozen,
         teacher=None if case.teacher is None else _teacher_program(case.teacher, mesh, case.teacher_rules),
     )
     batch = abstract_batch(case.model, case.feature_lengths, case.batch_size, case.pack, mesh)
@@ -279,7 +284,8 @@ def activation_bytes(case: TrainCase, mesh: Mesh) -> int:
     The compiler may keep less. Rows are split over the mesh's row axes, and whatever is not as wide as the model
     over the tensor axis, too.
     """
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: case.model.build(jax.random.key(0))))
+    student, _ = adapted(case.model, case.lora, case.frozen)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: student.build(jax.random.key(0))))
     rows = case.batch_size // case.num_microbatches
     placed = abstract_batch(case.model, case.feature_lengths, rows, case.pack, mesh)
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), placed)

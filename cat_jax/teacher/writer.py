@@ -61,7 +61,7 @@ def teach(
       layout: what to keep of each target token; None for `SparseLayout()`.
       step: the teacher's checkpoint: a number, "best", or None for the newest.
       model: its configuration, where the checkpoint does not say it; in gin the name of its file(s).
-      dtype: of the teacher's parameters and computation; logits are f32 in any case.
+      dtype: of the teacher's parameters and computation, as of a live one; logits are f32 in any case.
       batch_size: rows that one device computes at a time. It may change roundings, so it is part of the settings.
       seed: of the tail draws.
       mesh: over this process's own devices; None for one copy on each.
