@@ -19,7 +19,7 @@ from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import generation_flops, parameter_count, train_flops
 from cat_jax.models.int8 import in_dtype
-from cat_jax.models.lora import Lora, adapted
+from cat_jax.models.lora import Lora
 from cat_jax.parallel.batches import check_batch_size
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -129,20 +129,17 @@ def plan(
         rules=DEFAULT_RULES if axis_rules is None else axis_rules,
         teacher_rules=DEFAULT_RULES if live is None or live.axis_rules is None else live.axis_rules,
     )
-    student, _ = adapted(model, lora, frozen)
     result: dict[str, Any] = {
         "topology": where.text,
         "chips": where.count,
         "mesh": dict(zip(on.axis_names, shape, strict=True)),
         "chip_memory": where.chip.memory,
-        "parameters": {"student": parameter_count(student)},
+        "parameters": _parameters(case.student()[0], teacher_config),
         "batch_size": train_dataset.batch_size,
         "compiler": "TPU" if where.chip.platform == "tpu" else "CPU, in place of the GPU's",
         "assumptions": assumptions(where.chip),
         "steps": {},
     }
-    if teacher_config is not None:
-        result["parameters"]["teacher"] = parameter_count(teacher_config)
     job = _Job(case, teaching, where, on, build, evaluate_batch_size, decoding)
     names = [name for name in steps if name != "teach" or teaching.teacher is not None]
 
@@ -173,7 +170,7 @@ class _Job:
     def train(self, suggest: bool) -> dict[str, Any]:
         case, memory = self.case, self.where.chip.memory
         inputs, targets = self._lengths()
-        student, _ = adapted(case.model, case.lora, case.frozen)
+        student, _ = case.student()
         flops = case.batch_size * float(
             train_flops(student, inputs, targets, case.teacher, trained_share_of(case, self.mesh))
         )
@@ -263,6 +260,11 @@ class _Teaching:
             return self.mesh.shape(chips)
         except UserError:
             return chips, 1, 1
+
+
+def _parameters(student: ModelConfig, teacher: ModelConfig | None) -> dict[str, int]:
+    named = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+    return {name: parameter_count(config) for name, config in named.items()}
 
 
 def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> ModelConfig | None:
