@@ -15,6 +15,7 @@ from cat_jax.data.layout import split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
+from cat_jax.models.int8 import in_dtype
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.progress import Progress
@@ -128,6 +129,7 @@ def _recipe(
     config, vocabularies = read_model_file(model_dir, model, step)
     manifest = store.manifest
     check_beginnings([store], config)
+    in_dtype(config, dtype)  # refuses what is none
     check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, manifest.features, str(store.directory))
     layout.record_dtype(config.vocab_size)  # refuses a layout that the vocabulary is too small for
     return Recipe(
