@@ -62,7 +62,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., *kernel.shape[:contract]] to [..., *kernel.shape[contract:]] in the dtype of `x`."""
-        product = linear(x, self.kernel[...].astype(x.dtype), self.contract)  # bfloat16 holds every int8
+        kernel = self.kernel[...]
+        if self.kernel_scale is not None:  # else a compiler may convert all layers' kernels at once, or before a loop
+            kernel, x = jax.lax.optimization_barrier((kernel, x))
+        product = linear(x, kernel.astype(x.dtype), self.contract)
         if self.kernel_scale is not None:
             scale = self.kernel_scale[...]
             product = (product * scale.reshape(scale.shape[self.contract :])).astype(x.dtype)

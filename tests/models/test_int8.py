@@ -116,6 +116,16 @@ def test_it_takes_a_quarter():
     assert in_dtype(config, "int8") == Int8Config(half)
 
 
+def test_kernels_are_converted_one_at_a_time():
+    """Whatever the compiler likes: what it needs beside the parameters is less than two layers in bfloat16."""
+    config = in_dtype(decoder_config(embed_dim=64, mlp_dim=512, num_layers=6), "int8")
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: config.build(KEY)))
+    batch = batch_of(INPUTS[:1], TARGETS[:1])
+    compiled = jax.jit(lambda p: nnx.merge(graphdef, p)(batch).hidden).lower(params).compile()
+    sizes = compiled.memory_analysis()
+    assert sizes.temp_size_in_bytes < 2 * 2 * sizes.argument_size_in_bytes / 6
+
+
 def test_another_dtype_is_refused():
     with pytest.raises(UserError, match="cannot be loaded as 'int4': give one of float32, bfloat16, int8"):
         in_dtype(tiny_config(), "int4")
