@@ -101,7 +101,7 @@ def train(
     """
     plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path, model, lora)
     _check_plan(plan, num_microbatches, eval_batches, eval_dataset)
-    student, frozen = adapted(model, lora, frozen)
+    student, still = adapted(model, lora, frozen)
     enable_compilation_cache(compilation_cache_dir)
     devices = mesh.build()
     check_batch_size(train_dataset.batch_size, devices, num_microbatches)
@@ -141,7 +141,7 @@ def train(
             num_tasks=len(data.task_names),
             num_microbatches=num_microbatches,
             teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params, str(loaded.identity)),
-            frozen=frozen,
+            frozen=still,
         )
         evaluator = None
         if eval_dataset is not None:

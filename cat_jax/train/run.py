@@ -128,6 +128,9 @@ class Run:
             logger.info("restored step %d from %s", step, self._checkpoints.directory)
             return from_checkpoint(abstract, restored.params, restored.state), step
         logger.info("%s parameters, initialised anew", magnitude(parameter_count(abstract.params)))
+        if self._plan.lora is not None:
+            trained = {name: p for name, p in abstract.params.items() if is_adapter(name)}
+            logger.info("%s of them are LoRA's, and are trained", magnitude(parameter_count(trained)))
         if self._plan.initial_checkpoint_path is None:
             return self._program.init(self._plan.seed), 0
         given = {name: p for name, p in abstract.params.items() if self._plan.lora is None or not is_adapter(name)}
