@@ -181,7 +181,9 @@ class ModelConfig(Protocol):
 
     `models.registry.register_family` makes a class known. Loading a model in another dtype replaces `dtype` and
     `param_dtype`. A configuration whose models have nothing to begin an example with that has no inputs says so in an
-    attribute `needs_inputs`, which may be absent: such examples are then refused.
+    attribute `needs_inputs`, which may be absent: such examples are then refused. So may a method
+    `kernel_positions(name, input_length, target_length)`: how many positions of an example a kernel reads, for the
+    FLOPs of LoRA's adapters; without it all are counted.
     """
 
     family: str  # of the class: its name in `model.json`

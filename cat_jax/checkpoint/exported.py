@@ -7,8 +7,10 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax.numpy as jnp
+
 from cat_jax.checkpoint.imported import KEPT
-from cat_jax.checkpoint.params import Step, find_foreign, find_step, read_model_file, split_step_dir
+from cat_jax.checkpoint.params import Step, find_foreign, find_step, read_lora, read_model_file, split_step_dir
 from cat_jax.checkpoint.retention import checkpoints_dir
 from cat_jax.checkpoint.seal import find_damage, read_seal
 from cat_jax.checkpoint.whole import whole_directory
@@ -16,6 +18,7 @@ from cat_jax.errors import UserError
 from cat_jax.files import read_json, write_json
 from cat_jax.foreign import families, hugging_face, orbax_files
 from cat_jax.foreign.arrays import size_bytes
+from cat_jax.foreign.merging import merge_adapters
 from cat_jax.foreign.saving import SHARD_BYTES, save_folder, save_t5x
 from cat_jax.foreign.tokenizer_files import write_tokenizer
 from cat_jax.progress import byte_progress
@@ -35,6 +38,8 @@ def export_checkpoint(
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
     """Writes a model's parameters for another program; needs no more memory than a few tensors.
+
+    Adapters of LoRA are merged, in f32, and rounded once to the dtype of the weights.
 
     Args:
       model_dir: a run's directory, or one of its `checkpoints/<step>`.
@@ -63,7 +68,9 @@ def export_checkpoint(
     family = families.of_config(config)
     if format != "huggingface" and family.t5x_names_to_write is None:
         raise UserError(f"T5X has no models of the family {config.family!r}", "export it as huggingface")
-    parameters = _verified(model_dir, step)
+    parameters, lora = _verified(model_dir, step), read_lora(model_dir)
+    if lora is not None:
+        parameters = merge_adapters(parameters, lora.factor, None if dtype is None else jnp.dtype(dtype))
     total, kept = sum(map(size_bytes, parameters.arrays.values())), model_dir / KEPT
     label = f"export {model_dir.resolve().name}"
     with whole_directory(folder) as directory, byte_progress(label, total) as report:

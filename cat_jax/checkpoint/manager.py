@@ -11,7 +11,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -166,6 +166,33 @@ class CheckpointManager:
         )
         host = None if abstract_state is None else _read_host(directory)
         return Restored(step, read["params"], {} if abstract_state is None else read["state"], host)
+
+    def reader(self, step: int, abstract_params: Mapping[str, Any]) -> Callable[[Iterable[str]], dict[str, jax.Array]]:
+        """Verifies a checkpoint's parameters, and returns what reads those of some names.
+
+        Args:
+          step: one of the sealed steps.
+          abstract_params: as of `restore`: all that the checkpoint has.
+
+        Raises:
+          UserError: as `restore`.
+        """
+        directory = self.directory / str(step)
+        seal = read_seal(directory)
+        _check_arrays(directory, "params", seal.arrays["params"], abstract_params)
+        _verify(directory, seal, [file for file in sorted(seal.files) if file.split("/")[0] not in ("state", "host")])
+
+        def read(names: Iterable[str]) -> dict[str, jax.Array]:
+            wanted = {name: abstract_params[name] for name in names}
+            options = ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            )
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                return checkpointer.restore((directory / "params").absolute(), args=options)
+
+        return read
 
     def wait(self) -> None:
         """Returns when the last save is sealed.

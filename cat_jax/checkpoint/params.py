@@ -1,12 +1,12 @@
 """Parameters read back without the run that wrote them: on any mesh, in any dtype, straight to their places.
 
 Wherever a model's directory is asked for, another program's checkpoint will do (`cat_jax.foreign`). Where that does not
-say what model it is of, the configuration is given beside it: `model`.
+say what model it is of, the configuration is given beside it: `model`. A run with LoRA is read as the model that it
+trained: its adapters merged into the kernels, by the base's configuration.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from cat_jax.checkpoint.derived import Derived, adapters_of
 from cat_jax.checkpoint.manager import CheckpointManager
 from cat_jax.checkpoint.retention import best_step, checkpoints_dir
 from cat_jax.checkpoint.seal import SEAL, read_seal, sealed_steps
@@ -23,6 +24,8 @@ from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json, write_json
 from cat_jax.foreign import model as foreign
 from cat_jax.foreign.opening import Found, find
+from cat_jax.models.int8 import Int8Config, in_dtype
+from cat_jax.models.lora import AdaptedConfig, Lora
 from cat_jax.models.registry import config_from_dict
 from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules, param_shardings
@@ -55,6 +58,8 @@ def read_model_file(
 ) -> tuple[Any, dict[str, Any]]:
     """(model configuration, {feature: vocabulary fingerprint}) of a run's directory or another program's checkpoint.
 
+    Of a run with LoRA it is the base's; `read_lora` tells.
+
     Args:
       model_dir: the directory.
       model: the configuration of a checkpoint that does not say it; one that does must not contradict.
@@ -66,15 +71,31 @@ def read_model_file(
     other = find_foreign(model_dir, step)
     if other is not None:
         return foreign.read_config(other, _configuration(model)), foreign.read_vocabularies(other)
+    config, vocabularies = _read_own(model_dir)
+    config = config.base if isinstance(config, AdaptedConfig) else config
+    given = _configuration(model)
+    if given is not None:
+        foreign.check_same_model(str(pathlib.Path(model_dir) / MODEL_FILE), config, given)
+    return config, vocabularies
+
+
+def _read_own(model_dir: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
+    """What `write_model_file` wrote."""
     path = pathlib.Path(model_dir) / MODEL_FILE
     content = read_json(path, "model description", "name the directory of a training run")
     if not isinstance(content, dict) or not {"family", "config", "vocabularies"} <= content.keys():
         raise UserError(f"{path} does not describe a model", "name the directory of a training run")
-    config = config_from_dict({"family": content["family"], **content["config"]})
-    given = _configuration(model)
-    if given is not None:
-        foreign.check_same_model(str(path), config, given)
-    return config, content["vocabularies"]
+    return config_from_dict({"family": content["family"], **content["config"]}), content["vocabularies"]
+
+
+def read_lora(model_dir: str | os.PathLike) -> Lora | None:
+    """The adapters that a run's directory has; None where it has none.
+
+    Raises:
+      UserError: its file does not describe a model.
+    """
+    config, _ = _read_own(model_dir)
+    return config.lora if isinstance(config, AdaptedConfig) else None
 
 
 def read_vocabularies(path: str | os.PathLike) -> dict[str, Any]:
@@ -149,6 +170,9 @@ def split_step_dir(path: str | os.PathLike, step: Step = None) -> tuple[pathlib.
 def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None, model: GivenModel = None) -> Any:
     """The parameters of a checkpoint, verified.
 
+    What is wanted in int8 is rounded, and what has adapters merged with them, kernel by kernel: beside the result there
+    is never more than one kernel in f32, of all layers where they are stacked.
+
     Args:
       path: a run's directory, one of its `checkpoints/<step>`, or another program's checkpoint.
       abstract_params: a tree of `jax.ShapeDtypeStruct`s with shardings: which parameters, as which dtype, where to.
@@ -163,15 +187,25 @@ def load_params(path: str | os.PathLike, abstract_params: Any, step: Step = None
     """
     model_dir, step = split_step_dir(path, step)
     other = find_foreign(model_dir, step)
+    wanted = flatten_names(abstract_params)
     if other is not None:
+        derived = Derived(wanted)
         config = foreign.read_config(other, _configuration(model))
-        return unflatten_names(abstract_params, foreign.load_params(other, config, flatten_names(abstract_params)))
+        return unflatten_names(abstract_params, foreign.load_params(other, config, derived.sources(), derived.finish))
+    step = find_step(model_dir, step)
+    adapters = adapters_of(read_seal(checkpoints_dir(model_dir) / str(step)).arrays["params"])
+    lora = read_lora(model_dir) if adapters else None
+    derived = Derived(wanted, adapters, 0.0 if lora is None else lora.factor)
     manager = CheckpointManager(model_dir, writable=False)
     try:
-        restored = manager.restore(find_step(model_dir, step), flatten_names(abstract_params))
+        if not derived.made:
+            return unflatten_names(abstract_params, manager.restore(step, wanted).params)
+        read, found = manager.reader(step, derived.sources()), {}
+        for names in derived.groups():
+            found |= jax.block_until_ready(derived.finish(read(names)))
     finally:
         manager.close()
-    return unflatten_names(abstract_params, restored.params)
+    return unflatten_names(abstract_params, found)
 
 
 def abstract_model(config: ModelConfig, mesh: Mesh, rules: AxisRules = DEFAULT_RULES) -> tuple[Any, Any]:
@@ -200,7 +234,8 @@ def load_model(
       model_dir: a run's directory, one of its `checkpoints/<step>`, or another program's checkpoint.
       mesh: where its parameters go.
       rules: how they are split.
-      dtype: of parameters and computation; None keeps the ones it was trained with (float32 of another program's).
+      dtype: of parameters and computation, see `models.int8.in_dtype`; None keeps the ones it was trained with (float32
+        of another program's).
       step: see `Step`.
       model: see `read_model_file`.
 
@@ -212,10 +247,10 @@ def load_model(
     """
     model_dir, step = split_step_dir(model_dir, step)
     config: Any = read_model_file(model_dir, model, step)[0]
-    if dtype is not None:
-        config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    loaded = config if dtype is None else in_dtype(config, dtype)
     step = find_step(model_dir, step)
-    graphdef, abstract = abstract_model(config, mesh, rules)
+    graphdef, abstract = abstract_model(loaded, mesh, rules)
+    config = loaded.base if isinstance(loaded, Int8Config) else loaded
     return config, graphdef, load_params(model_dir, abstract, step, config), step
 
 
@@ -230,7 +265,7 @@ def checkpoint_fingerprint(model_dir: str | os.PathLike, step: Step = None, mode
         given = _configuration(model)
         known = given is not None or other.says_its_model
         return foreign.model_fingerprint(other, foreign.read_config(other, given) if known else None)
-    config, _ = read_model_file(model_dir)
+    config, _ = _read_own(model_dir)
     seal = read_seal(checkpoints_dir(model_dir) / str(find_step(model_dir, step)))
     return fingerprint({"config": config.to_dict(), "params": seal.digest})
 

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """\
 Writes a model's checkpoint for another program: a folder that transformers opens with from_pretrained (safetensors,
 config.json, generation_config.json, and a tokenizer where one is named or the model was imported with one), or a
-checkpoint of T5X. Weights keep their bits unless --dtype says otherwise. docs/checkpoints.md tells more.
+checkpoint of T5X. Weights keep their bits unless --dtype says otherwise; adapters of LoRA are merged into them.
+docs/checkpoints.md tells more.
 """
 
 EPILOG = """\

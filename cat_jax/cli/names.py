@@ -69,6 +69,7 @@ OBJECTS = {
     "FullLayout": Name("cat_jax.teacher.layout", "FullLayout"),
     "Greedy": Name("cat_jax.decode.greedy", "Greedy"),
     "LiveTeacher": Name("cat_jax.teacher.live", "LiveTeacher"),
+    "Lora": Name("cat_jax.models.lora", "Lora", light=True),
     "MeshConfig": Name("cat_jax.parallel.mesh", "MeshConfig"),
     "Objective": Name("cat_jax.losses.objective", "Objective"),
     "PrepareConfig": Name("cat_jax.data.prepare", "PrepareConfig", light=True),

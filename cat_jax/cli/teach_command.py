@@ -30,7 +30,7 @@ MANUAL = Manual(
         "STORE_DIR": "where its stores are",
         "TEACH_SPLITS": "list of splits (default: ['train'])",
         "LAYOUT": "@SparseLayout() (default), @BitLayout() or @FullLayout()",
-        "TEACH_BATCH_SIZE, TEACH_DTYPE": "rows of a device at a time (64); float32 or bfloat16",
+        "TEACH_BATCH_SIZE, TEACH_DTYPE": "rows of a device at a time (64); float32, bfloat16 or int8",
         "TEACHER_NAME": "with --import: who taught, in place of TEACHER_DIR; the files decide the layout",
         "TEACHER_STORE_DIR, TEACHER_SIGNAL_DIR": "with --align: the teacher's own store and signal",
     },

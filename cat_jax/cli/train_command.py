@@ -27,6 +27,8 @@ MANUAL = Manual(
         "OBJECTIVE": "set by objectives/*.gin",
         "TEACHER": "None, @StoredTeacher() with SIGNAL_DIR, or @LiveTeacher() with TEACHER_DIR",
         "TEACHER_MODEL": "gin file(s) of a live teacher that does not say what it is, as a checkpoint of T5X",
+        "TEACHER_DTYPE": "of a live teacher: float32 (default), bfloat16 or int8",
+        "LORA": "@Lora() trains low-rank adapters alone (runs/lora.gin; docs/training.md)",
         "BATCH_SIZE, LEARNING_RATE, SEED": "have defaults",
         "VALIDATION_SPLIT": "what is measured while training; EVAL_DATASET=None for a task that has none",
     },

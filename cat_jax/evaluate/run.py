@@ -41,6 +41,7 @@ from cat_jax.evaluate.options import encode_options, has_options
 from cat_jax.evaluate.report import write_metrics
 from cat_jax.evaluate.score import NORMALIZATIONS, Scoring
 from cat_jax.files import cannot_write, fingerprint
+from cat_jax.models.int8 import in_dtype
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.table import table_path
@@ -93,7 +94,7 @@ def evaluate(
       option_normalization: "sum" chooses the likeliest option, "mean" the one with the likeliest tokens on average.
       mesh: the devices.
       axis_rules: how parameters are split.
-      dtype: of parameters and computation; None keeps the ones of training.
+      dtype: of parameters and computation, as `models.int8.in_dtype` takes it; None keeps the ones of training.
       save_seconds: how often finished answers are written to disk, so that a killed run need not repeat them.
       reproducible: every device answers rows of its own and gathers parameters for every use; False leaves the tensor
         axis to share the work of each layer, which is faster for large models and rounds differently.
@@ -287,6 +288,8 @@ def _job(model: EvaluatedModel, store: ExampleStore, output_dir: str, mode: str,
     model_dir, step = split_step_dir(model.model_dir, model.step)
     step = find_step(model_dir, step)
     config, vocabularies = read_model_file(model_dir, model.model, step)
+    if settings["dtype"] is not None:
+        in_dtype(config, settings["dtype"])  # refuses what is none
     if config.prompt == "encoder" and not store.has_inputs:
         raise UserError(
             f"the examples of {store.directory} have no inputs for the encoder of {model_dir}",

@@ -20,6 +20,9 @@ from cat_jax.foreign.names import NameTable
 Report = Callable[[int], None]
 """Is told how many bytes were read since it was last told."""
 
+Finish = Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
+"""Some of the parameters by name -> what is to be kept of them."""
+
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _BFLOAT16_EXPONENT = 0x7F80
 _TILE, _ALIGNMENT = 64, 64
@@ -34,6 +37,7 @@ def load(
     wanted: Mapping[str, jax.ShapeDtypeStruct],
     vocab_size: int,
     report: Report = lambda size: None,
+    finish: Finish = dict,
 ) -> dict[str, jax.Array]:
     """The parameters of a model.
 
@@ -43,6 +47,7 @@ def load(
       wanted: by name: shape, dtype and sharding; what has another dtype in the file is cast.
       vocab_size: token ids of the model; rows of its padding are zero.
       report: for progress.
+      finish: makes something else of a parameter as soon as it is there.
 
     Raises:
       UserError: a name or shape does not fit, a file is damaged, or a number is not finite; one line names the tensor.
@@ -55,8 +60,9 @@ def load(
         for name in dict.fromkeys(link.place.where.name for link in group):
             _read(checkpoint, name, [link for link in group if link.place.where.name == name], shards, report)
         made = {name: shards.pop(name).array() for name in list(shards)}
-        found |= jax.block_until_ready(made)  # else buffers of the next would be there while these are still copied
-    return {name: found[name] for name in wanted}
+        # Else buffers of the next would be there while these are still copied.
+        found |= jax.block_until_ready(finish(jax.block_until_ready(made)))
+    return {name: found[name] for name in wanted if name in found} | found
 
 
 def groups(links: Sequence[Link]) -> list[list[Link]]:

@@ -13,7 +13,7 @@ from cat_jax.files import fingerprint
 from cat_jax.foreign import families, gguf_model, hugging_face
 from cat_jax.foreign.arrays import Checkpoint, size_bytes
 from cat_jax.foreign.content import content_digest
-from cat_jax.foreign.loading import load
+from cat_jax.foreign.loading import Finish, load
 from cat_jax.foreign.names import NameTable
 from cat_jax.foreign.opening import GGUF, Found
 from cat_jax.foreign.vocabulary import vocabularies_of
@@ -86,13 +86,16 @@ def read_vocabularies(found: Found) -> dict[str, Known]:
     return vocabularies_of(found.path) if found.says_its_model else {}
 
 
-def load_params(found: Found, config: ModelConfig, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+def load_params(
+    found: Found, config: ModelConfig, wanted: Mapping[str, jax.ShapeDtypeStruct], finish: Finish = dict
+) -> dict[str, jax.Array]:
     """The parameters by name, as `wanted` says.
 
     Args:
       found: the checkpoint.
       config: of the model, as `read_config` gives it.
       wanted: by name: shape, dtype and sharding.
+      finish: see `loading.load`.
 
     Raises:
       UserError: see `loading.load`.
@@ -101,7 +104,7 @@ def load_params(found: Found, config: ModelConfig, wanted: Mapping[str, jax.Shap
     table = name_table(found, config, checkpoint)
     total = sum(size_bytes(a) for name, a in checkpoint.arrays.items() if name.startswith(table.scope))
     with byte_progress(f"load {found.path.name}", total) as report:
-        return load(checkpoint, table, wanted, config.vocab_size, report)
+        return load(checkpoint, table, wanted, config.vocab_size, report, finish)
 
 
 def name_table(found: Found, config: ModelConfig, checkpoint: Checkpoint) -> NameTable:

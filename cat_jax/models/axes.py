@@ -24,11 +24,12 @@ class Parameter(nnx.Param):
         return whole(super().get_value(**where))
 
 
-def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
+def parameter(value: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
     """A parameter whose dimensions are called `axes`, one name each.
 
     This package's own are vocab, embed, mlp, heads, kv_heads (those of keys and values, where they are fewer), kv (the
-    size of one head), layers (the scanned stack) and relpos_buckets. Another name needs a rule in `axis_rules`.
+    size of one head), layers (the scanned stack), rank (of LoRA) and relpos_buckets. Another name needs a rule in
+    `axis_rules`; None is a dimension that is never split.
     """
     if len(axes) != value.ndim:
         raise ValueError(f"axes {axes} do not name the dimensions of a parameter of shape {value.shape}")

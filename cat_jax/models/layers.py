@@ -33,7 +33,11 @@ PRODUCT = "product"
 
 
 class Linear(nnx.Module):
-    """A linear map from the leading `contract` dimensions of its kernel to the others, without bias or with one."""
+    """A linear map from the leading `contract` dimensions of its kernel to the others, without bias or with one.
+
+    It is made plain. `models.adapters` puts LoRA's adapters beside the kernel, `models.int8` keeps it in int8 with the
+    scales of its outputs. Neither ever makes a whole other kernel: both work on what goes in and comes out.
+    """
 
     def __init__(
         self,
@@ -51,10 +55,24 @@ class Linear(nnx.Module):
         self.contract = contract
         self.kernel = parameter(initializer(key, shape, param_dtype), axes)
         self.bias = parameter(jnp.zeros(shape[contract:], param_dtype), axes[contract:]) if bias else None
+        self.lora_a: nnx.Param | None = None  # [*inputs, rank]
+        self.lora_b: nnx.Param | None = None  # [rank, *outputs]
+        self.lora_factor = 0.0
+        self.kernel_scale: nnx.Param | None = None  # f32[1 for each input, *outputs]
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., *kernel.shape[:contract]] to [..., *kernel.shape[contract:]] in the dtype of `x`."""
-        product = checkpoint_name(linear(x, self.kernel[...].astype(x.dtype), self.contract), PRODUCT)
+        kernel = self.kernel[...]
+        if self.kernel_scale is not None:  # else a compiler may convert all layers' kernels at once, or before a loop
+            kernel, x = jax.lax.optimization_barrier((kernel, x))
+        product = linear(x, kernel.astype(x.dtype), self.contract)
+        if self.kernel_scale is not None:
+            scale = self.kernel_scale[...]
+            product = (product * scale.reshape(scale.shape[self.contract :])).astype(x.dtype)
+        if self.lora_a is not None and self.lora_b is not None:
+            narrow = self.lora_factor * linear(x, self.lora_a[...].astype(x.dtype), self.contract)
+            product = product + linear(narrow, self.lora_b[...].astype(x.dtype), 1)
+        product = checkpoint_name(product, PRODUCT)
         return product if self.bias is None else product + self.bias[...].astype(x.dtype)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from cat_jax.errors import UserError
+from cat_jax.models.config_fields import from_fields
 from cat_jax.models.decoder_config import DecoderConfig
+from cat_jax.models.lora import LORA, AdaptedConfig, Lora
 from cat_jax.models.t5_config import T5Config
 from cat_jax.types import PROMPTS
 
@@ -43,11 +45,14 @@ def config_from_dict(fields: Mapping[str, Any]) -> Any:
     """The `ModelConfig` that `to_dict` described.
 
     Args:
-        fields: what `to_dict` gave, `family` included.
+        fields: what `to_dict` gave, `family` included; of a model with adapters, too.
 
     Raises:
         UserError: for a family that is not registered, or fields that its configuration refuses.
     """
+    if fields.get(LORA) is not None:
+        base = config_from_dict({name: value for name, value in fields.items() if name != LORA})
+        return AdaptedConfig(base, from_fields(Lora, fields[LORA]))
     family = fields.get("family")
     if family not in MODEL_FAMILIES:
         known = ", ".join(sorted(MODEL_FAMILIES))

@@ -72,7 +72,7 @@ def stack_layers(params: nnx.State) -> nnx.State:
     stacked: dict[tuple, Any] = {}
     groups: dict[tuple, list[nnx.Param]] = {}
     for path, param in nnx.to_flat_state(params):
-        at = _index_of_layer(path)
+        at = layer_number(path)
         if at is None:
             stacked[path] = param
         else:
@@ -96,8 +96,8 @@ def unstack_layers(params: nnx.State) -> nnx.State:
     return nnx.from_flat_state(unrolled)
 
 
-def _index_of_layer(path: tuple) -> int | None:
-    """Where in the path an unrolled layer's number stands."""
+def layer_number(path: tuple) -> int | None:
+    """Where in a path an unrolled layer's number stands; None where there is none."""
     at = path.index(LAYERS) + 1 if LAYERS in path else len(path)
     return at if at < len(path) and isinstance(path[at], int) else None
 

@@ -120,6 +120,11 @@ class T5Config:
 
         return answer_flops(self, input_length, output_length)
 
+    def kernel_positions(self, name: str, input_length: Count, target_length: Count) -> Count:
+        """Positions of an example that a layer's kernel reads, by its name; see `types.ModelConfig`."""
+        of_inputs = name.startswith("encoder.") or ".cross_attention.key." in name or ".cross_attention.value." in name
+        return input_length if of_inputs else target_length
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `family` included."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -25,6 +25,7 @@ DEFAULT_RULES: AxisRules = (
     ("kv_heads", "tensor"),
     ("kv", None),
     ("layers", None),
+    ("rank", None),
     ("relpos_buckets", None),
 )
 

@@ -18,6 +18,8 @@ from cat_jax.decode.loop import Decoding
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import generation_flops, parameter_count, train_flops
+from cat_jax.models.int8 import in_dtype
+from cat_jax.models.lora import Lora
 from cat_jax.parallel.batches import check_batch_size
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -50,6 +52,7 @@ def plan(
     axis_rules: AxisRules | None = None,
     num_microbatches: int = 1,
     frozen: Sequence[str] = (),
+    lora: Lora | None = None,
     steps: Sequence[str] = STEPS,
     teach_mesh: MeshConfig = _MESH,
     teach_dtype: str = "float32",
@@ -75,6 +78,7 @@ def plan(
       axis_rules: of the student's parameters; None for the default rules.
       num_microbatches: parts of a batch.
       frozen: parameters that stay as they are, see `train`.
+      lora: adapters of the student, see `train`.
       steps: which of `STEPS` to compile; "teach" needs a teacher's configuration.
       teach_mesh: of one host while teaching; one that is not of a host's chips counts as none: a copy on each chip.
       teach_dtype: of the teacher while teaching.
@@ -108,12 +112,12 @@ def plan(
     check_batch_size(train_dataset.batch_size, on, num_microbatches)
     live = teacher if isinstance(teacher, LiveTeacher) else None
     teacher_config = _teacher_config(live, teacher_model)
-    teaching = _Teaching(_in_dtype(teacher_config, teach_dtype), layout, teach_mesh, teach_batch_size)
+    teaching = _Teaching(_loaded(teacher_config, teach_dtype), layout, teach_mesh, teach_batch_size)
     case = TrainCase(
         model=model,
         objective=objective,
         optimizer=optimizer,
-        teacher=None if live is None else _in_dtype(teacher_config, live.dtype),
+        teacher=None if live is None else _loaded(teacher_config, live.dtype),
         signal=layout if teacher is not None and live is None else None,
         batch_size=train_dataset.batch_size,
         feature_lengths=train_dataset.feature_lengths,
@@ -121,6 +125,7 @@ def plan(
         num_tasks=num_tasks,
         num_microbatches=num_microbatches,
         frozen=frozen,
+        lora=lora,
         rules=DEFAULT_RULES if axis_rules is None else axis_rules,
         teacher_rules=DEFAULT_RULES if live is None or live.axis_rules is None else live.axis_rules,
     )
@@ -129,14 +134,12 @@ def plan(
         "chips": where.count,
         "mesh": dict(zip(on.axis_names, shape, strict=True)),
         "chip_memory": where.chip.memory,
-        "parameters": {"student": parameter_count(model)},
+        "parameters": _parameters(case.student()[0], teacher_config),
         "batch_size": train_dataset.batch_size,
         "compiler": "TPU" if where.chip.platform == "tpu" else "CPU, in place of the GPU's",
         "assumptions": assumptions(where.chip),
         "steps": {},
     }
-    if teacher_config is not None:
-        result["parameters"]["teacher"] = parameter_count(teacher_config)
     job = _Job(case, teaching, where, on, build, evaluate_batch_size, decoding)
     names = [name for name in steps if name != "teach" or teaching.teacher is not None]
 
@@ -167,8 +170,9 @@ class _Job:
     def train(self, suggest: bool) -> dict[str, Any]:
         case, memory = self.case, self.where.chip.memory
         inputs, targets = self._lengths()
+        student, _ = case.student()
         flops = case.batch_size * float(
-            train_flops(case.model, inputs, targets, case.teacher, trained_share_of(case, self.mesh))
+            train_flops(student, inputs, targets, case.teacher, trained_share_of(case, self.mesh))
         )
         compiled = train_step(case, self.mesh)
         found = self._describe(compiled, flops, self.mesh.size)
@@ -258,6 +262,11 @@ class _Teaching:
             return chips, 1, 1
 
 
+def _parameters(student: ModelConfig, teacher: ModelConfig | None) -> dict[str, int]:
+    named = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+    return {name: parameter_count(config) for name, config in named.items()}
+
+
 def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> ModelConfig | None:
     """The teacher's configuration, of a live teacher from its directory if it is not given."""
     if given is not None or live is None:
@@ -271,6 +280,6 @@ def _teacher_config(live: LiveTeacher | None, given: ModelConfig | None) -> Mode
     return read_model_file(model_dir, step=step)[0]
 
 
-def _in_dtype(config: Any, dtype: str) -> Any:
-    """As a teacher is loaded: parameters and computation in one dtype."""
-    return None if config is None else dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+def _loaded(config: ModelConfig | None, dtype: str) -> Any:
+    """As a teacher is loaded."""
+    return None if config is None else in_dtype(config, dtype)

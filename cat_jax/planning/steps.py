@@ -19,14 +19,15 @@ from cat_jax.decode.loop import Decoding
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import generation_program
 from cat_jax.losses.objective import Objective
+from cat_jax.models.lora import Lora, adapted
 from cat_jax.parallel.batches import ALL_AXES, ROW_AXES, RowAxes, num_row_shards
-from cat_jax.parallel.names import flatten_names
+from cat_jax.parallel.names import flatten_names, unflatten_names
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.planning.flops import traced_flops
 from cat_jax.planning.hlo import HloProgram
 from cat_jax.teacher.forward import make_step
 from cat_jax.teacher.layout import SignalLayout
-from cat_jax.train.frozen import frozen_names, trained_share
+from cat_jax.train.frozen import frozen_names, separate, trained_share
 from cat_jax.train.optimizer import OptimizerConfig
 from cat_jax.train.program import TeacherProgram, build_program
 from cat_jax.types import Batch, ModelConfig, TeacherSignal
@@ -70,6 +71,7 @@ class TrainCase:
       num_tasks: of the mixture.
       num_microbatches: parts of a batch, one after the other.
       frozen: parameters that stay as they are, see `train`.
+      lora: adapters, see `train`.
       rules: of the student's parameters.
       teacher_rules: of the teacher's.
     """
@@ -85,8 +87,13 @@ class TrainCase:
     num_tasks: int = 1
     num_microbatches: int = 1
     frozen: Sequence[str] = ()
+    lora: Lora | None = None
     rules: AxisRules = DEFAULT_RULES
     teacher_rules: AxisRules = DEFAULT_RULES
+
+    def student(self) -> tuple[Any, Sequence[str]]:
+        """(what is trained, regular expressions of what of it stays as it is)."""
+        return adapted(self.model, self.lora, self.frozen)
 
 
 def train_step(case: TrainCase, mesh: Mesh) -> Compiled:
@@ -106,21 +113,23 @@ def state_bytes(case: TrainCase, mesh: Mesh) -> int:
 
 def trained_share_of(case: TrainCase, mesh: Mesh) -> float:
     """Share of the student's parameters that have a gradient."""
-    named = flatten_names(abstract_model(case.model, mesh, case.rules)[1])
-    return trained_share(named, frozen_names(named, case.frozen).__contains__)
+    student, frozen = case.student()
+    named = flatten_names(abstract_model(student, mesh, case.rules)[1])
+    return trained_share(named, frozen_names(named, frozen).__contains__)
 
 
 def train_arguments(case: TrainCase, mesh: Mesh) -> tuple[Any, tuple[Any, ...], dict[str, int]]:
     """(the jitted step, its abstract arguments, their bytes on a chip by part)."""
+    student, frozen = case.student()
     program = build_program(
-        case.model,
+        student,
         case.objective,
         case.optimizer,
         mesh,
         rules=case.rules,
         num_tasks=case.num_tasks,
         num_microbatches=case.num_microbatches,
-        frozen=case.frozen,
+        frozen=frozen,
         teacher=None if case.teacher is None else _teacher_program(case.teacher, mesh, case.teacher_rules),
     )
     batch = abstract_batch(case.model, case.feature_lengths, case.batch_size, case.pack, mesh)
@@ -279,20 +288,24 @@ def activation_bytes(case: TrainCase, mesh: Mesh) -> int:
     The compiler may keep less. Rows are split over the mesh's row axes, and whatever is not as wide as the model
     over the tensor axis, too.
     """
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: case.model.build(jax.random.key(0))))
+    student, frozen = case.student()
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: student.build(jax.random.key(0))))
+    named = flatten_names(params)
+    trained, still = separate(named, frozen_names(named, frozen).__contains__)
     rows = case.batch_size // case.num_microbatches
     placed = abstract_batch(case.model, case.feature_lengths, rows, case.pack, mesh)
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), placed)
 
-    def kept(params: Any, batch: Batch, key: Any) -> Any:
-        def hidden(params: Any) -> jax.Array:
-            return nnx.merge(graphdef, params)(batch, dropout_key=key).hidden
+    def kept(trained: Any, still: Any, batch: Batch, key: Any) -> Any:
+        def hidden(trained: Any) -> jax.Array:
+            model = nnx.merge(graphdef, unflatten_names(params, trained | still))
+            return model(batch, dropout_key=key).hidden
 
-        output, backward = jax.vjp(hidden, params)
+        output, backward = jax.vjp(hidden, trained)
         return output, jax.tree.leaves(backward)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    jaxpr = jax.make_jaxpr(kept)(params, part, key).jaxpr
+    jaxpr = jax.make_jaxpr(kept)(trained, still, part, key).jaxpr
     hidden, *residuals = jaxpr.outvars
     given = set(map(id, jaxpr.invars))
     each: dict[int, Any] = {id(v): v.aval for v in residuals if id(v) not in given and hasattr(v.aval, "dtype")}

@@ -25,7 +25,8 @@ class LiveTeacher:
     Attributes:
       model_dir: the model's directory, or another program's checkpoint.
       step: of the checkpoint; None for the last, "best" for the best.
-      dtype: of parameters and computation, "float32" or "bfloat16"; the logits are f32 in any case.
+      dtype: of parameters and computation, "float32", "bfloat16" or "int8" (see `models.int8.in_dtype`); the logits are
+        f32 in any case.
       axis_rules: how its parameters lie on the mesh; None for the default rules.
       model: its configuration, where the checkpoint does not say it; in gin the name of its file(s).
     """

@@ -15,6 +15,7 @@ from cat_jax.data.layout import split_names
 from cat_jax.data.mixture import read_mixture
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
+from cat_jax.models.int8 import in_dtype
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
 from cat_jax.progress import Progress
@@ -61,7 +62,7 @@ def teach(
       layout: what to keep of each target token; None for `SparseLayout()`.
       step: the teacher's checkpoint: a number, "best", or None for the newest.
       model: its configuration, where the checkpoint does not say it; in gin the name of its file(s).
-      dtype: of the teacher's parameters and computation; logits are f32 in any case.
+      dtype: of the teacher's parameters and computation, as of a live one; logits are f32 in any case.
       batch_size: rows that one device computes at a time. It may change roundings, so it is part of the settings.
       seed: of the tail draws.
       mesh: over this process's own devices; None for one copy on each.
@@ -128,6 +129,7 @@ def _recipe(
     config, vocabularies = read_model_file(model_dir, model, step)
     manifest = store.manifest
     check_beginnings([store], config)
+    in_dtype(config, dtype)  # refuses what is none
     check_teacher_vocabularies(str(model_dir), vocabularies, config.vocab_size, manifest.features, str(store.directory))
     layout.record_dtype(config.vocab_size)  # refuses a layout that the vocabulary is too small for
     return Recipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from cat_jax.errors import UserError
 from cat_jax.lock import locked
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import train_flops
+from cat_jax.models.lora import Lora, adapted
 from cat_jax.parallel.batches import check_batch_size
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -31,6 +33,8 @@ from cat_jax.train.run import Plan, Run, TrainResult
 from cat_jax.train.run_file import claim_directory
 from cat_jax.train.teachers import Teacher, check_live, describe_teacher
 from cat_jax.types import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 _SAVING_SECONDS = 120.0
 
@@ -47,6 +51,7 @@ def train(
     teacher: Teacher | None = None,
     optimizer: OptimizerConfig = _OPTIMIZER,
     frozen: Sequence[str] = (),
+    lora: Lora | None = None,
     mesh: MeshConfig = _MESH,
     axis_rules: AxisRules | None = None,
     num_microbatches: int = 1,
@@ -73,6 +78,7 @@ def train(
       optimizer: AdamW or Adafactor.
       frozen: regular expressions; parameters in whose names one is found stay as they are, without gradient and
         optimizer state.
+      lora: train low-rank adapters beside kernels, and nothing else; None trains the parameters themselves.
       mesh: how devices share batch, parameters and layers.
       axis_rules: from logical axes to mesh axes; None is `parallel.rules.DEFAULT_RULES`.
       num_microbatches: parts of a batch that are computed one after the other to save memory.
@@ -93,8 +99,9 @@ def train(
       NonFiniteError: the loss, a gradient norm or a parameter is NaN or infinite; names the step.
       Preempted: told to stop by SIGTERM or Ctrl-C; the checkpoint is safe.
     """
-    plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path, model)
+    plan = Plan(train_steps, log_period, eval_period, checkpoint, seed, initial_checkpoint_path, model, lora)
     _check_plan(plan, num_microbatches, eval_batches, eval_dataset)
+    student, still = adapted(model, lora, frozen)
     enable_compilation_cache(compilation_cache_dir)
     devices = mesh.build()
     check_batch_size(train_dataset.batch_size, devices, num_microbatches)
@@ -118,11 +125,15 @@ def train(
     vocabularies = check_vocabularies(model, data.features, {"initial checkpoint": initial_checkpoint_path})
     if eval_dataset is not None:
         check_evaluation(model, eval_dataset, train_dataset, vocabularies)
-    claim_directory(model_dir, model, vocabularies, described)
+    if lora is not None and initial_checkpoint_path is None:
+        logger.warning(
+            "train.lora without INITIAL_CHECKPOINT_PATH: the adapters are of a model that is drawn at random"
+        )
+    claim_directory(model_dir, student, vocabularies, described)
     with _hold(model_dir):
         loaded = live.load(devices) if live is not None else None
         program = build_program(
-            model,
+            student,
             objective,
             optimizer,
             devices,
@@ -130,12 +141,12 @@ def train(
             num_tasks=len(data.task_names),
             num_microbatches=num_microbatches,
             teacher=loaded and TeacherProgram(loaded.signal_fn(), loaded.params, str(loaded.identity)),
-            frozen=frozen,
+            frozen=still,
         )
         evaluator = None
         if eval_dataset is not None:
             evaluator = Evaluator(program, model, objective, eval_dataset, teacher, eval_batches)
-        flops = _flops_per_step(model, train_dataset, loaded, program.trained)
+        flops = _flops_per_step(student, train_dataset, loaded, program.trained)
         return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
 
 

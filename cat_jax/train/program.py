@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ class TrainProgram:
       mesh: where.
       abstract_state: shapes, dtypes and shardings of the train state.
       init: (seed) -> new state; jitted.
-      init_from: (parameters by name, seed) -> new state around them; jitted.
+      init_from: (parameters by name, seed) -> new state around them, those that are not given drawn; jitted.
       step: (state, teacher leaves, batch, stored signal) -> (state, `PackedMetrics`); jitted, donates the state.
       evaluator: (objective, number of tasks) -> a jitted (parameters, teacher leaves, batch, stored signal) ->
         `PackedMetrics` of sums.
@@ -118,7 +118,7 @@ def build_program(
 
     named = flatten_names(abstract)
     is_frozen = frozen_names(named, frozen).__contains__
-    init, init_from = _initialisers(model, transform, is_frozen)
+    init, init_from = _initialisers(model, transform, is_frozen, named.keys())
     shapes = jax.eval_shape(init, 0)
     state = place_state(shapes, {name: p.sharding for name, p in named.items()}, mesh, axes)
     placed = jax.tree.map(lambda x: x.sharding, state)
@@ -165,14 +165,21 @@ def build_program(
     )
 
 
-def _initialisers(model: ModelConfig, transform: optax.GradientTransformation, is_frozen: IsFrozen) -> tuple[Any, Any]:
-    """(seed) -> a new state, and (parameters by name, seed) -> the state around them."""
+def _initialisers(
+    model: ModelConfig, transform: optax.GradientTransformation, is_frozen: IsFrozen, names: Collection[str]
+) -> tuple[Any, Any]:
+    """(seed) -> a new state, and (parameters by name, seed) -> the state around them, what they lack drawn."""
+
+    def draw(seed: Array) -> Params:
+        return flatten_names(nnx.state(model.build(jax.random.key(seed))))
 
     def init(seed: Array) -> TrainState:
-        return new_state(flatten_names(nnx.state(model.build(jax.random.key(seed)))), transform, seed, is_frozen)
+        return new_state(draw(seed), transform, seed, is_frozen)
 
     def init_from(params: Params, seed: Array) -> TrainState:
-        return new_state(params, transform, seed, is_frozen)
+        # Nothing reads the other draws, so that the compiler leaves them out.
+        missing = {name: p for name, p in draw(seed).items() if name not in params} if set(params) != set(names) else {}
+        return new_state(params | missing, transform, seed, is_frozen)
 
     return init, init_from
 

@@ -19,6 +19,7 @@ from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.checkpoint.seal import read_seal
 from cat_jax.data.loader import TrainIterator
 from cat_jax.errors import NonFiniteError, Preempted, UserError
+from cat_jax.models.lora import Lora, is_adapter
 from cat_jax.progress import Progress, magnitude
 from cat_jax.train.clock import Clock
 from cat_jax.train.evaluation import Evaluator
@@ -46,7 +47,7 @@ class TrainResult:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is, how often it does what, and from where it starts."""
+    """How long a run is, how often it does what, and from where it starts: parameters of `model`, without adapters."""
 
     train_steps: int
     log_period: int
@@ -55,6 +56,7 @@ class Plan:
     seed: int
     initial_checkpoint_path: str | None
     model: ModelConfig
+    lora: Lora | None = None
 
 
 class Run:
@@ -126,9 +128,13 @@ class Run:
             logger.info("restored step %d from %s", step, self._checkpoints.directory)
             return from_checkpoint(abstract, restored.params, restored.state), step
         logger.info("%s parameters, initialised anew", magnitude(parameter_count(abstract.params)))
+        if self._plan.lora is not None:
+            trained = {name: p for name, p in abstract.params.items() if is_adapter(name)}
+            logger.info("%s of them are LoRA's, and are trained", magnitude(parameter_count(trained)))
         if self._plan.initial_checkpoint_path is None:
             return self._program.init(self._plan.seed), 0
-        params = load_params(self._plan.initial_checkpoint_path, abstract.params, model=self._plan.model)
+        given = {name: p for name, p in abstract.params.items() if self._plan.lora is None or not is_adapter(name)}
+        params = load_params(self._plan.initial_checkpoint_path, given, model=self._plan.model)
         logger.info("parameters are from %s", self._plan.initial_checkpoint_path)
         return self._program.init_from(params, self._plan.seed), 0
 

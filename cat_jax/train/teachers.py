@@ -10,6 +10,7 @@ from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
+from cat_jax.models.int8 import in_dtype
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.store import SignalStore, StoredTeacher
 from cat_jax.teacher.vocabulary import check_teacher_vocabularies
@@ -24,10 +25,11 @@ def check_live(teacher: LiveTeacher, model: ModelConfig, objective: Objective, s
     Raises:
       UserError: there is no such model; it was trained on other vocabularies than the stores', does not know all their
         ids, has ids that the student lacks (see `check_signals`), reads the inputs where the student does not, or
-        cannot do without any.
+        cannot do without any; or there is no such dtype.
     """
     model_dir, step = split_step_dir(teacher.model_dir, teacher.step)
     config, vocabularies = read_model_file(model_dir, teacher.model, step)
+    in_dtype(config, teacher.dtype)  # refuses what is none
     if config.prompt != model.prompt:
         raise UserError(
             f"the live teacher {model_dir} reads inputs as {config.prompt}, the student as {model.prompt}: one batch "

@@ -17,6 +17,7 @@ from cat_jax.decode.greedy import Greedy
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import parameter_count
+from cat_jax.models.lora import Lora
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.planning import chips
 from cat_jax.planning.plan import plan
@@ -125,6 +126,20 @@ def test_beams_are_the_models_own_flops():
 def test_teaching_has_a_dtype_of_its_own(planned):
     half = plan(**job(steps=["teach"], teach_dtype="bfloat16"))["steps"]["teach"]["bytes"]["teacher"]
     assert planned["steps"]["teach"]["bytes"]["teacher"] == 2 * half
+    small = plan(**job(steps=["teach"], teach_dtype="int8"))
+    assert small["steps"]["teach"]["bytes"]["teacher"] < half
+    assert small["parameters"] == planned["parameters"]  # scales are not counted
+
+
+def test_adapters_need_less_than_their_base():
+    """Neither gradient nor optimizer state of what is frozen, nor what only that gradient would read."""
+    mesh, lora = MeshConfig().build(), Lora(rank=2)
+    adapted = dataclasses.replace(CASE, lora=lora)
+    full, less = (train_arguments(case, mesh)[2] for case in (CASE, adapted))
+    assert full["student"] < less["student"] < 1.2 * full["student"]
+    assert less["optimizer"] < full["optimizer"] / 3
+    assert activation_bytes(adapted, mesh) < activation_bytes(CASE, mesh)
+    assert plan(**job(steps=[], lora=lora))["parameters"]["student"] > parameter_count(STUDENT)
 
 
 def test_microbatches_and_rematerialisation_save_activations(planned):

@@ -13,9 +13,11 @@ from cat_jax.data.loader import DatasetConfig, make_train_iterator
 from cat_jax.errors import UserError
 from cat_jax.losses.objective import Objective
 from cat_jax.parallel.mesh import MeshConfig
+from cat_jax.teacher.layout import BitLayout
 from cat_jax.teacher.live import LiveTeacher, LoadedTeacher
 from cat_jax.teacher.manifest import TeacherIdentity
 from cat_jax.teacher.store import StoredTeacher
+from cat_jax.teacher.writer import teach
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +25,12 @@ def mesh():
     return MeshConfig(data=1).build(jax.devices()[:1])
 
 
-def batch_of(world, layout, pack=False):
+def batch_of(world, layout, pack=False, signal=None):
     lengths = {"inputs": 30, "targets": 50} if pack else {"inputs": 14, "targets": 23}
     config = DatasetConfig(str(world.root / "store"), "toy:a", "train", lengths, 6, pack=pack, prefetch=0)
-    return next(make_train_iterator(config, signals=StoredTeacher(str(world.signals[layout])).readers([world.store])))
+    return next(
+        make_train_iterator(config, signals=StoredTeacher(str(signal or world.signals[layout])).readers([world.store]))
+    )
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -84,6 +88,30 @@ def test_the_teacher_has_its_own_dtype_and_no_gradient(world, mesh):
     gradient = jax.jit(jax.grad(total))(live.params)
     assert all(not np.asarray(leaf, np.float32).any() for leaf in jax.tree.leaves(gradient))
     assert abs(float(total(live.params))) > 0
+
+
+def test_a_teacher_in_int8_says_nearly_the_same_live_and_stored(world, mesh, tmp_path):
+    """Both compute the same model: the bits are those of the signal that `teach` writes, which says its dtype."""
+    model = str(world.root / "model")
+    live = LiveTeacher(model, dtype="int8").load(mesh)
+    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(live.params)}
+    assert dtypes == {"int8", "float32", "bfloat16"}
+    batch = batch_of(world, "bit").batch
+
+    def logits(teacher):
+        output = jax.jit(teacher.signal_fn())(teacher.params, batch).output
+        return np.asarray(output.head.logits(output.hidden))
+
+    exact = logits(LiveTeacher(model).load(mesh))
+    rounded = logits(live)
+    assert 0 < np.abs(rounded - exact).mean() < 0.05 * np.abs(exact).mean()
+    options = {"layout": BitLayout(), "dtype": "int8", "batch_size": 8}
+    [manifest] = teach(model, world.root / "store", "toy:a", tmp_path, **options).values()
+    assert manifest.recipe.teacher == live.identity
+    assert manifest.recipe.teacher.dtype == "int8"
+    counted = batch.decoder_loss_weights > 0
+    right = rounded.argmax(-1) == batch.decoder_target_tokens
+    assert (batch_of(world, "bit", signal=tmp_path).signal.top1_correct == right)[counted].all()
 
 
 def test_bit_and_distribution_share_one_head_product(world):

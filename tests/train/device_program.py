@@ -1,4 +1,7 @@
-"""Run by test_train_devices.py in processes of their own: one training run per mesh that is named."""
+"""Run by test_train_devices.py in processes of their own: one training run per mesh that is named.
+
+One whose name begins with "lora" trains adapters alone, on layers that are stacked.
+"""
 
 import json
 import sys
@@ -8,6 +11,7 @@ from training_world import CAT_XENT, arguments, dataset, model, records, steps_a
 
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.cli.distributed import join
+from cat_jax.models.lora import Lora
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.teacher.store import StoredTeacher
 from cat_jax.train.loop import train
@@ -19,12 +23,13 @@ def main():
     world, meshes, steps, evaluate = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
     join()
     for name, (data, fsdp, tensor) in meshes.items():
+        fields = {"lora": Lora(rank=3)} if name.startswith("lora") else {}
         train(
             **arguments(
                 f"{world}/{name}",
                 f"{world}/store",
                 # Every split dimension is divided by 8; one head a device; moments are factored.
-                model=model(num_heads=8, head_dim=4, embed_dim=16, mlp_dim=16),
+                model=model(num_heads=8, head_dim=4, embed_dim=16, mlp_dim=16, scan_layers=bool(fields)),
                 objective=CAT_XENT,
                 teacher=StoredTeacher(f"{world}/signal"),
                 train_dataset=dataset(f"{world}/store", batch_size=16, pack=True),
@@ -35,6 +40,7 @@ def main():
                 checkpoint=CheckpointConfig(period=3, keep=9),
                 log_period=1,
                 mesh=MeshConfig(data, fsdp, tensor),
+                **fields,
             )
         )
         if jax.process_index() == 0:

@@ -18,6 +18,7 @@ from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 
 MESHES = {"data 8": (8, 1, 1), "data 2, fsdp 4": (2, 4, 1), "fsdp 2, tensor 4": (1, 2, 4)}
+LORA = "lora: fsdp 2, tensor 4"
 STEPS = 6
 PROGRAM = pathlib.Path(__file__).parent / "device_program.py"
 pytestmark = pytest.mark.slow
@@ -59,8 +60,13 @@ def finish(jobs):
 
 
 @pytest.fixture(scope="module")
-def one_device(world):
-    return finish(start(world, {"one": (1, 1, 1)}, evaluate=True))["one"]
+def alone(world):
+    return finish(start(world, {"one": (1, 1, 1), "lora": (1, 1, 1)}, evaluate=True))
+
+
+@pytest.fixture(scope="module")
+def one_device(alone):
+    return alone["one"]
 
 
 def assert_same_curve(log, expected):
@@ -71,11 +77,13 @@ def assert_same_curve(log, expected):
             assert one[name] == pytest.approx(value, rel=1e-6, abs=1e-6), (one["step"], name)
 
 
-def test_eight_devices_train_as_one(world, one_device):
-    results = finish(start(world, MESHES, devices=8, evaluate=True))
-    assert results.keys() == MESHES.keys()
-    for _, _, log in results.values():
-        assert_same_curve(log, one_device[2])
+def test_eight_devices_train_as_one(world, alone):
+    """LoRA's adapters too: their ranks lie whole where the kernel's sides are split."""
+    meshes = {**MESHES, LORA: (1, 2, 4)}
+    results = finish(start(world, meshes, devices=8, evaluate=True))
+    assert results.keys() == meshes.keys()
+    for name, (_, _, log) in results.items():
+        assert_same_curve(log, alone["lora" if name == LORA else "one"][2])
 
 
 def test_two_processes_of_four_devices_train_as_one(world, one_device):
