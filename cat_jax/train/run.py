@@ -127,15 +127,16 @@ class Run:
             self._evaluated = self._saved = step
             logger.info("restored step %d from %s", step, self._checkpoints.directory)
             return from_checkpoint(abstract, restored.params, restored.state), step
-        logger.info("%s parameters, initialised anew", magnitude(parameter_count(abstract.params)))
+        start = self._plan.initial_checkpoint_path
+        origin = "initialised anew" if start is None else f"from {start}"
+        logger.info("%s parameters, %s", magnitude(parameter_count(abstract.params)), origin)
         if self._plan.lora is not None:
             trained = {name: p for name, p in abstract.params.items() if is_adapter(name)}
             logger.info("%s of them are LoRA's, and are trained", magnitude(parameter_count(trained)))
-        if self._plan.initial_checkpoint_path is None:
+        if start is None:
             return self._program.init(self._plan.seed), 0
         given = {name: p for name, p in abstract.params.items() if self._plan.lora is None or not is_adapter(name)}
-        params = load_params(self._plan.initial_checkpoint_path, given, model=self._plan.model)
-        logger.info("parameters are from %s", self._plan.initial_checkpoint_path)
+        params = load_params(start, given, model=self._plan.model)
         return self._program.init_from(params, self._plan.seed), 0
 
     def _steps(self, state: TrainState, step: int, stopper: Stopper) -> tuple[TrainState, int]:

@@ -1,5 +1,8 @@
 """The decoder-only family goes through training, teaching and evaluation, with a start of its own and without."""
 
+import os
+import signal as signals
+
 import causal_world
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ from flax import nnx
 from cat_jax.checkpoint.params import load_model, read_model_file
 from cat_jax.data.loader import DatasetConfig, make_train_iterator
 from cat_jax.data.store import ExampleStore
-from cat_jax.errors import UserError
+from cat_jax.errors import Preempted, UserError
 from cat_jax.evaluate.run import evaluate
 from cat_jax.losses.objective import Objective
 from cat_jax.models.decoder_config import DecoderConfig
@@ -22,6 +25,7 @@ from cat_jax.teacher.store import StoredTeacher
 from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 from cat_jax.train.optimizer import AdamW
+from cat_jax.train.window import MetricWindow
 from cat_jax.types import Batch
 
 LARGE = DecoderConfig(
@@ -91,6 +95,25 @@ def test_a_student_without_a_start_learns_from_its_signal(root, large):
     assert 0 < metrics["kept_fraction"] < 1
 
 
+def test_stopped_and_resumed_is_never_stopped(root, monkeypatch):
+    """A packed run with dropout, bit for bit: told to stop after step 3, and gone on with."""
+    add = MetricWindow.add
+
+    def add_and_stop(window, step, metrics):
+        add(window, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signals.SIGTERM)
+
+    whole = trained(root, "whole", SMALL, XENT, 6, "asked")
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricWindow, "add", add_and_stop)
+        with pytest.raises(Preempted, match="after step 3, which is saved"):
+            trained(root, "stopped", SMALL, XENT, 6, "asked")
+    assert trained(root, "stopped", SMALL, XENT, 6, "asked") == whole
+    found, expected = (loaded(root / name)[1] for name in ("stopped", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_what_it_writes_is_the_teacher_forced_argmax(root, large):
     with pytest.MonkeyPatch.context() as patch:
         causal_world.without_seqio(patch)
@@ -128,9 +151,13 @@ def test_where_nothing_begins_them_examples_without_inputs_are_refused(root, lar
     assert not (root / "refused").exists()
 
 
+def loaded(directory):
+    """(graph definition, parameters)."""
+    return load_model(directory, mesh=MeshConfig(data=1).build(jax.devices()[:1]))[1:3]
+
+
 def model_of(directory):
-    _, graphdef, params, _ = load_model(directory, mesh=MeshConfig(data=1).build(jax.devices()[:1]))
-    return jax.jit(nnx.merge(graphdef, params))
+    return jax.jit(nnx.merge(*loaded(directory)))
 
 
 def teacher_forced(inputs, targets):
