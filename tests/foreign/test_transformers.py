@@ -13,6 +13,7 @@ from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.checkpoint.imported import import_checkpoint
 from cat_jax.checkpoint.params import load_model
 from cat_jax.decode.greedy import greedy
+from cat_jax.models.t5_layers import T5DecoderLayer, T5EncoderLayer
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.names import flatten_names
 from cat_jax.types import Batch
@@ -96,13 +97,13 @@ def to_torch(array):
     return torch.tensor(np.array(array), dtype=torch.long)
 
 
-def theirs_on(model, batch):
-    """(logits, loss)."""
+def theirs_on(model, batch, **options):
+    """(logits, loss, all that it gives)."""
     inputs, targets = to_torch(batch.encoder_input_tokens), to_torch(batch.decoder_target_tokens)
     mask, labels = (inputs > 0).long(), targets.masked_fill(targets == 0, -100)
     with torch.no_grad():
-        output = model(input_ids=inputs, attention_mask=mask, labels=labels)
-    return output.logits.numpy(), float(output.loss)
+        output = model(input_ids=inputs, attention_mask=mask, labels=labels, **options)
+    return output.logits.numpy(), float(output.loss), output
 
 
 def written_by(model, batch):
@@ -112,12 +113,43 @@ def written_by(model, batch):
     return model.generate(input_ids=inputs, attention_mask=(inputs > 0).long(), **options).numpy()[:, 1:]
 
 
+def errors_by_layer(graphdef, params, theirs):
+    """The largest error of what each layer but the last gives: the encoder's, then the decoder's."""
+    ours = {T5EncoderLayer: [], T5DecoderLayer: []}
+
+    def recorded(layer):
+        call = layer.__call__
+
+        def call_and_record(self, *args, **options):
+            ours[layer].append(call(self, *args, **options))
+            return ours[layer][-1]
+
+        return call_and_record
+
+    with pytest.MonkeyPatch.context() as patch:
+        for layer in ours:
+            patch.setattr(layer, "__call__", recorded(layer))
+        nnx.merge(graphdef, params)(batch())
+    found = theirs_on(theirs, batch(), output_hidden_states=True)[2]
+    wanted = {T5EncoderLayer: found.encoder_hidden_states, T5DecoderLayer: found.decoder_hidden_states}
+    real = {T5EncoderLayer: batch().encoder_input_tokens > 0, T5DecoderLayer: batch().decoder_loss_weights > 0}
+    return {
+        layer.__name__: [
+            f"{np.abs(np.array(x) - y.numpy())[np.array(real[layer])].max():.1e}"
+            for x, y in zip(ours[layer][:-1], wanted[layer][1:-1], strict=True)  # theirs end with a norm
+        ]
+        for layer in ours
+    }
+
+
 def agree(graphdef, params, theirs):
     logits, loss, tokens = ours_on(graphdef, params, batch())
-    expected, expected_loss = theirs_on(theirs, batch())
+    expected, expected_loss, _ = theirs_on(theirs, batch())
     written = written_by(theirs, batch())
     real = np.array(batch().decoder_loss_weights) > 0
-    np.testing.assert_allclose(np.array(logits)[real], expected[real], atol=1e-4)
+    if not np.allclose(np.array(logits)[real], expected[real], rtol=1e-7, atol=1e-4):
+        worst = np.abs(np.array(logits) - expected)[real].max()
+        pytest.fail(f"logits differ by {worst:.1e}; by layer: {errors_by_layer(graphdef, params, theirs)}")
     assert abs(float(loss) - expected_loss) < 1e-4
     np.testing.assert_array_equal(np.array(tokens)[:, : written.shape[1]], written)
     assert len({tuple(row) for row in written.tolist()}) > 1  # the inputs tell
