@@ -297,8 +297,8 @@ def test_a_wrong_experiment_is_refused_before_anything_starts(tmp_path, flag, sa
         ("techer/TRAIN_STEPS = 10", "no teacher or student is called 'techer' ({file} line 15): did you mean teacher?"),
         ("TRAIN_STPES = 10", "nothing reads the macro TRAIN_STPES ({file} line 15): did you mean TRAIN_STEPS or "),
         ("big/TRAIN_STEPS = 10", None),
-        ("WEATHER = 10", None),
-        ("teacher/WEATHER = 10", "nothing reads the macro teacher/WEATHER ({file} line 15): leave it out"),
+        ("JIGSAW = 10", None),
+        ("teacher/JIGSAW = 10", "nothing reads the macro teacher/JIGSAW ({file} line 15): leave it out"),
     ],
 )
 def test_a_file_sets_what_nothing_reads(tmp_path, caplog, line, said):
