@@ -20,15 +20,16 @@ OPTIONS = [" negative", " positive"]
 
 @seqio.map_over_dataset
 def sentiment(row):
-    label = tf.constant(OPTIONS)[row["label"]]
-    return {"inputs": tf.strings.join(["Review: ", row["sentence"], "\nSentiment:"]), "targets": label, "options": OPTIONS}
+    inputs = tf.strings.join(["Review: ", row["sentence"], "\nSentiment:"])
+    return {"inputs": inputs, "targets": tf.constant(OPTIONS)[row["label"]], "options": OPTIONS}
 
 
 @seqio.map_over_dataset
 def restaurant(row):
     table = row["input_text"]["table"]
-    fields = tf.strings.reduce_join(tf.strings.join([table["column_header"], ": ", table["content"]]), separator="; ")
-    return {"inputs": tf.strings.join(["Data: ", fields, "\nText:"]), "targets": tf.strings.join([" ", row["target_text"]])}
+    fields = tf.strings.join([table["column_header"], ": ", table["content"]])
+    inputs = tf.strings.join(["Data: ", tf.strings.reduce_join(fields, separator="; "), "\nText:"])
+    return {"inputs": inputs, "targets": tf.strings.join([" ", row["target_text"]])}
 
 
 def accuracy(targets, predictions):
