@@ -109,7 +109,10 @@ def test_ids_and_chats_are_those_of_transformers(folder):
             assert ours.encode(text) == ids
             if ours.eos_id not in ids:  # where SeqIO ends
                 assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
-    theirs, ours = theirs_of.from_pretrained(folder / "byte_level"), ChatTemplate.of(tokens_of(folder))
+    theirs, ours = (
+        theirs_of.from_pretrained(folder / "byte_level"),
+        ChatTemplate.of(tokens_of(folder), tokens_of(folder)),
+    )
     contents = {"system": "be brief ", "user": " naïve?\n", "assistant": " yes "}
     turns = [{"role": role, "content": content} for role, content in contents.items()]
     before, answer = ours.split(turns)
@@ -218,7 +221,7 @@ def test_conversations_are_asked_and_answered(tasks, tmp_path):
 
 def test_conversations_that_no_template_can_split(folder, tasks):
     user, answer = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
-    template = ChatTemplate(CHATML, {"eos": "<|im_end|>"}, ())
+    template = ChatTemplate(CHATML, {"eos": "<|im_end|>"}, "<|im_end|>")
     assert template.split([user, answer, user, answer])[1] == "a"
     for turns, problem in (([answer, user], "ends with a turn of 'user', not with"), ([], "has no turn, not with")):
         with pytest.raises(UserError, match=problem):
@@ -228,17 +231,17 @@ def test_conversations_that_no_template_can_split(folder, tasks):
         ("{{ raise_exception('no system turn') }}", r"refuses a conversation \(no system turn\)"),
     ):
         with pytest.raises(UserError, match=problem):
-            ChatTemplate(source, {}, ()).split([user, answer])
+            ChatTemplate(source, {}, "z").split([user, answer])
     with pytest.raises(UserError, match="Jinja cannot read the chat template"):
-        ChatTemplate("{% if %}", {}, ())
-    marked = "{% generation %}{{ messages[-1].content if not add_generation_prompt }}{% endgeneration %}"
-    assert ChatTemplate(marked, {}, ()).split([user, answer]) == ("", "a")
+        ChatTemplate("{% if %}", {}, "z")
+    marked = "{% generation %}{{ messages[-1].content + 'z' if not add_generation_prompt }}{% endgeneration %}"
+    assert ChatTemplate(marked, {}, "z").split([user, answer]) == ("", "a")
     for vocabulary, problem in (
         (hugging_face_vocabulary(folder / "unigram"), "has no chat template"),
         (tasks.LETTERS, r"reads special tokens in a rendered chat as letters: .*special='token'"),
     ):
         with pytest.raises(UserError, match=problem):
-            render_chat(None, {"inputs": type("", (), {"vocabulary": vocabulary})})
+            render_chat(None, {name: type("", (), {"vocabulary": vocabulary}) for name in ("inputs", "targets")})
 
 
 def test_the_bundled_tasks_take_a_tokenizer(folder, monkeypatch):
