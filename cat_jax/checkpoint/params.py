@@ -121,14 +121,13 @@ def find_foreign(path: str | os.PathLike, step: Step = None) -> Found | None:
 
 
 def check_start(path: str | os.PathLike, model: ModelConfig) -> None:
-    """Refuses to start a model from another program's checkpoint that says to be of another model.
+    """Refuses to start a model from a checkpoint, our own or another program's, that says to be of another model.
 
     Raises:
       UserError: it is; names the field.
     """
-    other = find_foreign(*split_step_dir(path))
-    if other is not None:
-        foreign.read_config(other, model)
+    model_dir, step = split_step_dir(path)
+    read_model_file(model_dir, model, step)
 
 
 def find_step(model_dir: str | os.PathLike, step: Step = None) -> int:

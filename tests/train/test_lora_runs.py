@@ -14,6 +14,7 @@ from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.checkpoint.manager import CheckpointManager
 from cat_jax.checkpoint.params import (
     abstract_model,
+    check_start,
     checkpoint_fingerprint,
     load_model,
     load_params,
@@ -150,6 +151,14 @@ def test_another_run_starts_from_the_merged_model(world, mesh):
         np.testing.assert_array_equal(params.pop(kernel), value)
     assert all(".query.lora_" in name for name in params)
     assert all(bool(np.any(value)) == name.endswith("a") for name, value in params.items())
+
+
+def test_it_starts_no_model_but_its_base(world):
+    check_start(world / "lora", dataclasses.replace(MODEL, dropout_rate=0.2, scan_layers=False))
+    with pytest.raises(
+        UserError, match=r"lora/model.json is of a model with norm_epsilon 1e-06, the configuration has 0.1"
+    ):
+        check_start(world / "lora", dataclasses.replace(MODEL, norm_epsilon=0.1))
 
 
 def test_in_int8_it_is_the_merged_model_rounded(world, mesh):

@@ -23,7 +23,7 @@ from training_world import (
 )
 
 import cat_jax.train.loop
-from cat_jax.checkpoint.params import load_model
+from cat_jax.checkpoint.params import check_start, load_model
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.checkpoint.seal import read_seal
 from cat_jax.errors import NonFiniteError, Preempted, UserError
@@ -246,9 +246,16 @@ def test_fine_tuning_starts_from_the_given_parameters(tmp_path, root, finished):
     fields = {"train_steps": 1, "optimizer": AdamW(0.0), "eval_dataset": None}
     train(**arguments(tmp_path / "a", root, initial_checkpoint_path=str(finished), **fields))
     assert steps_and_digest(tmp_path / "a") == ([1], steps_and_digest(finished)[1])
-    wider = model(mlp_dim=16)
-    with pytest.raises(UserError, match=r"is \(8, 8\) in the checkpoint and \(8, 16\) here"):
-        train(**arguments(tmp_path / "b", root, initial_checkpoint_path=str(finished), model=wider, **fields))
+    for path in (finished, finished / "checkpoints" / "6"):
+        for field, value in (("mlp_dim", 16), ("norm_epsilon", 0.1), ("activations", ("silu", "linear"))):
+            with pytest.raises(UserError, match=rf"model.json is of a model with {field} .*, the configuration has "):
+                check_start(path, model(**{field: value}))
+        check_start(path, model(dropout_rate=0.2, dtype="bfloat16", remat="full", scan_layers=True))
+    with pytest.raises(UserError, match="of a model with mlp_dim 8, the configuration has 16"):
+        train(
+            **arguments(tmp_path / "b", root, initial_checkpoint_path=str(finished), model=model(mlp_dim=16), **fields)
+        )
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_run_with_frozen_parameters_goes_on_as_it_was(tmp_path, root):
