@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cat_jax.models.adapters import KERNEL, LORA_A, LORA_B, merged
+from cat_jax.models.adapters import KERNEL, merged
 from cat_jax.models.int8 import KERNEL_SCALE, quantized
+from cat_jax.models.lora import LORA_A, LORA_B, is_adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +81,7 @@ class Derived:
 
 def adapters_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the adapters among a seal's arrays, which are {name: (dtype, shape)}."""
-    names: Collection[str] = (LORA_A, LORA_B)
-    return {name: tuple(shape) for name, (_, shape) in arrays.items() if name.rpartition(".")[2] in names}
+    return {name: tuple(shape) for name, (_, shape) in arrays.items() if is_adapter(name)}
 
 
 @functools.cache

@@ -17,11 +17,11 @@ from flax import nnx
 from cat_jax.models import initializers
 from cat_jax.models.axes import axes_of, parameter
 from cat_jax.models.layers import Linear
-from cat_jax.models.lora import Lora
+from cat_jax.models.lora import LORA_A, LORA_B, Lora
 from cat_jax.models.stack import LAYERS, layer_number
 
-KERNEL, LORA_A, LORA_B = "kernel", "lora_a", "lora_b"
-"""Names of a `Linear`'s parameters."""
+KERNEL = "kernel"
+"""Name of a `Linear`'s parameter, beside which lie `LORA_A` and `LORA_B`."""
 
 
 def linears(model: Any) -> dict[tuple, Linear]:
@@ -58,8 +58,8 @@ def _attach(module: Linear, lora: Lora, path: tuple, key: jax.Array) -> None:
     a = jax.vmap(each)(jnp.arange(stack[0])) if stack else each(0 if at is None else path[at])
     b = jnp.zeros((*stack, lora.rank, *outputs), jnp.float32)
     first = (LAYERS,) * len(stack)
-    module.lora_a = nnx.data(parameter(a, (*first, *axes[: module.contract], "rank")))
-    module.lora_b = nnx.data(parameter(b, (*first, "rank", *axes[module.contract :])))
+    setattr(module, LORA_A, nnx.data(parameter(a, (*first, *axes[: module.contract], "rank"))))
+    setattr(module, LORA_B, nnx.data(parameter(b, (*first, "rank", *axes[module.contract :]))))
     module.lora_factor = lora.factor
 
 
@@ -76,5 +76,7 @@ def merged(kernel: Any, a: Any, b: Any, factor: float, array: Any = jnp) -> Any:
     stacked = a.ndim + b.ndim - kernel.ndim == 3  # 2 without: the rank twice
     layers, rank = (a.shape[0] if stacked else 1), a.shape[-1]
     wide = [x.astype("float32") for x in (kernel, a, b)]
-    product = array.matmul(wide[1].reshape(layers, -1, rank), wide[2].reshape(layers, rank, -1))
-    return wide[0] + np.float32(factor) * product.reshape(kernel.shape)
+    a, b = wide[1].reshape(layers, -1, rank), wide[2].reshape(layers, rank, -1)
+    # At highest precision, for TPUs would round both to bfloat16; NumPy knows no other.
+    precision = {} if array is np else {"precision": jax.lax.Precision.HIGHEST}
+    return wide[0] + np.float32(factor) * array.matmul(a, b, **precision).reshape(kernel.shape)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # reading a configuration must not wait for JAX
 LORA = "lora"
 """The key of `model.json` under which a model with adapters says so."""
 
-FROZEN = (r"(?<!\.lora_[ab])$",)
+LORA_A, LORA_B = "lora_a", "lora_b"
+"""Names of the adapters' parameters: attributes of a `layers.Linear`."""
+
+FROZEN = (rf"(?<!\.{LORA_A})(?<!\.{LORA_B})$",)
 """As `train.frozen`: every parameter but the adapters."""
 
 
@@ -35,7 +38,7 @@ def is_adapter(name: str) -> bool:
     >>> [is_adapter(name) for name in ("attention.query.kernel", "attention.query.lora_a")]
     [False, True]
     """
-    return name.endswith((".lora_a", ".lora_b"))
+    return name.endswith((f".{LORA_A}", f".{LORA_B}"))
 
 
 @dataclasses.dataclass(frozen=True)
