@@ -95,6 +95,13 @@ def split(config: DecoderConfig, seed: int = 0):
     return graphdef, nnx.from_flat_state([(path, draw(path, param)) for path, param in nnx.to_flat_state(params)])
 
 
+def drawn(config, seed: int = 0):
+    """The parameters of a model of any family, of one size all of them, drawn by NumPy: nothing is compiled."""
+    draw = np.random.default_rng(seed)
+    state = nnx.state(nnx.eval_shape(lambda: config.build(jax.random.key(0))))
+    return jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape) * 0.2, p.dtype), state)
+
+
 def random_rows(seed: int, lengths: list[int]) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     return [rng.integers(3, VOCAB, length).tolist() for length in lengths]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_cases import INPUTS, TARGETS, batch_of
+from decoder_cases import INPUTS, TARGETS, batch_of, drawn, run
 from decoder_cases import tiny_config as decoder_config
 from flax import nnx
 from t5_cases import tiny_config
@@ -20,20 +20,15 @@ from cat_jax.parallel.names import flatten_names, unflatten_names
 KEY = jax.random.key(0)
 
 
-def drawn(config):
-    """The parameters of a model, drawn by NumPy: nothing is compiled."""
-    draw = np.random.default_rng(0)
-    state = nnx.state(nnx.eval_shape(lambda: config.build(KEY)))
-    return jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape) * 0.2, p.dtype), state)
-
-
 def rounded(config, state):
     """The parameters of the same model in int8."""
     wanted, found = nnx.state(nnx.eval_shape(lambda: Int8Config(config).build(KEY))), flatten_names(state)
-    scales = {name: want.shape for name, want in flatten_names(wanted).items() if name.endswith("kernel_scale")}
-    for name, shape in scales.items():
-        kernel = name.removesuffix("_scale")
-        found[kernel], found[name] = quantized(found[kernel], shape)
+    shapes = {name: want.shape for name, want in flatten_names(wanted).items() if name.endswith("kernel_scale")}
+    kernels = {name: name.removesuffix("_scale") for name in shapes}
+    quantize = lambda found: {name: quantized(found[kernels[name]], shape) for name, shape in shapes.items()}  # noqa: E731
+    made = jax.jit(quantize)(found)
+    for name, kernel in kernels.items():
+        found[kernel], found[name] = made[name]
     return unflatten_names(wanted, found)
 
 
@@ -60,18 +55,19 @@ def test_every_kernel_is_within_half_a_scale():
 
 
 def test_zeros_stay_zeros():
-    rounded, scale = quantized(jnp.zeros((3, 2)), (1, 2))
+    rounded, scale = jax.jit(quantized, static_argnums=1)(np.zeros((3, 2), np.float32), (1, 2))
     assert not np.any(rounded)
     assert not np.any(scale)
 
 
 def test_the_model_computes_with_them():
     """As with the kernels that they stand for, and near what it was."""
-    config, batch = decoder_config("qwen2", num_layers=2), batch_of(INPUTS, TARGETS)
+    config, batch = decoder_config("qwen2", num_layers=1), batch_of(INPUTS, TARGETS)
     exact = drawn(config)
     tree = rounded(config, exact)
     named = flatten_names(tree)
-    scaled = {name: x * named[f"{name}_scale"] for name, x in named.items() if f"{name}_scale" in named}
+    whole = {name: np.asarray(x) for name, x in named.items()}
+    scaled = {name: x * whole[f"{name}_scale"] for name, x in whole.items() if f"{name}_scale" in whole}
     states = {
         "exact": (config, exact),
         "meant": (config, unflatten_names(exact, named | scaled)),
@@ -80,7 +76,7 @@ def test_the_model_computes_with_them():
     hidden = {}
     for name, (c, state) in states.items():
         graphdef = nnx.graphdef(nnx.eval_shape(lambda c=c: c.build(KEY)))
-        hidden[name] = np.asarray(jax.jit(lambda p, g=graphdef: nnx.merge(g, p)(batch).hidden)(state))
+        hidden[name] = np.asarray(run(graphdef, state, batch).hidden)
     np.testing.assert_allclose(hidden["int8"], hidden["meant"], atol=2e-5)
     gap = np.abs(hidden["int8"] - hidden["exact"])
     assert gap.max() > 1e-4
@@ -89,11 +85,16 @@ def test_the_model_computes_with_them():
 
 def test_a_new_model_in_int8_is_one_of_the_same_draws():
     config = decoder_config(num_layers=1)
+
+    def build():
+        kernel = config.build(KEY).layers[0].mlp.output.kernel[...]
+        return Int8Config(config).build(KEY), quantized(kernel, (1, 16))[0]
+
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: Int8Config(config).build(KEY)))
-    model = Int8Config(config).build(KEY)
+    model, expected = nnx.jit(build)()
     assert nnx.graphdef(model) == graphdef
-    kernel = config.build(KEY).layers[0].mlp.output.kernel[...]
-    np.testing.assert_array_equal(model.layers[0].mlp.output.kernel[...], quantized(kernel, (1, 16))[0])
+    np.testing.assert_array_equal(model.layers[0].mlp.output.kernel[...], expected)
+    assert np.abs(expected).max() == 127
 
 
 def test_it_takes_a_quarter():
