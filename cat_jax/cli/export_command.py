@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 
+from cat_jax.checkpoint.formats import DTYPES, FORMATS
 from cat_jax.cli.command import Parser
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
@@ -70,14 +71,12 @@ def parser() -> Parser:
     made.add_argument("folder", help="where to; must not be there yet")
     made.add_argument(
         "--format",
-        choices=("huggingface", "t5x", "t5x_scanned"),
-        default="huggingface",
+        choices=FORMATS,
+        default=FORMATS[0],
         help="whose (default: %(default)s); t5x_scanned has its layers stacked, as scalable_t5",
     )
     made.add_argument("--step", help="which checkpoint: a number, or best (default: the newest)")
-    made.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are)"
-    )
+    made.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
     made.add_argument(
         "--tokenizer",
         metavar="PATH",

@@ -124,10 +124,9 @@ def test_beams_are_the_models_own_flops():
 
 
 def test_teaching_has_a_dtype_of_its_own(planned):
-    half = plan(**job(steps=["teach"], teach_dtype="bfloat16"))["steps"]["teach"]["bytes"]["teacher"]
-    assert planned["steps"]["teach"]["bytes"]["teacher"] == 2 * half
-    small = plan(**job(steps=["teach"], teach_dtype="int8"))
-    assert small["steps"]["teach"]["bytes"]["teacher"] < half
+    """Some is in bfloat16, some in int8, and the scales are in float32."""
+    small, whole = plan(**job(steps=["teach"], teach_dtype="int8")), planned["steps"]["teach"]["bytes"]["teacher"]
+    assert whole / 4 < small["steps"]["teach"]["bytes"]["teacher"] < whole / 2
     assert small["parameters"] == planned["parameters"]  # scales are not counted
 
 

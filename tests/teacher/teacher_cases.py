@@ -47,7 +47,7 @@ def write_store(
 
 def teacher_params(seed=0, config=CONFIG):
     """Random, with a head that has opinions."""
-    flat = flatten_names(nnx.state(config.build(jax.random.key(seed))))
+    flat = flatten_names(jax.jit(lambda: nnx.state(config.build(jax.random.key(seed))))())
     return {name: value * 3 if name.startswith("output") else value for name, value in flat.items()}
 
 

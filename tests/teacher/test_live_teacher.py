@@ -99,8 +99,11 @@ def test_a_teacher_in_int8_says_nearly_the_same_live_and_stored(world, mesh, tmp
     batch = batch_of(world, "bit").batch
 
     def logits(teacher):
-        output = jax.jit(teacher.signal_fn())(teacher.params, batch).output
-        return np.asarray(output.head.logits(output.hidden))
+        def compute(params):
+            output = teacher.signal_fn()(params, batch).output
+            return output.head.logits(output.hidden)
+
+        return np.asarray(jax.jit(compute)(teacher.params))
 
     exact = logits(LiveTeacher(model).load(mesh))
     rounded = logits(live)
