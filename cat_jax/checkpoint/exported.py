@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from cat_jax.checkpoint.formats import DTYPES, FORMATS
 from cat_jax.checkpoint.imported import KEPT
 from cat_jax.checkpoint.params import Step, find_foreign, find_step, read_lora, read_model_file, split_step_dir
 from cat_jax.checkpoint.retention import checkpoints_dir
@@ -22,9 +23,6 @@ from cat_jax.foreign.merging import merge_adapters
 from cat_jax.foreign.saving import SHARD_BYTES, save_folder, save_t5x
 from cat_jax.foreign.tokenizer_files import write_tokenizer
 from cat_jax.progress import byte_progress
-
-FORMATS = ("huggingface", "t5x", "t5x_scanned")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export_checkpoint(
