@@ -34,8 +34,10 @@ def check_beginnings(stores: Iterable[ExampleStore], model: ModelConfig) -> None
                 "set bos_id to the id of its token for the beginning of a text, or for the end of one; "
                 "or leave these examples out",
             )
-        some = np.flatnonzero(has_inputs)[:_LOOKED_AT] if bos_id is not None else []
-        if len(some) and all(example.inputs[0] == bos_id for example in store.read(some)):
+        if bos_id is None or not has_inputs.any():
+            continue
+        some = [example.inputs for example in store.read(np.flatnonzero(has_inputs)[:_LOOKED_AT])]
+        if all(inputs is not None and inputs[0] == bos_id for inputs in some):
             raise UserError(
                 f"the inputs in {store.directory} begin with id {bos_id}, and the model puts that there, too",
                 "set bos_id = None in its configuration, as models want it that read rendered chats",

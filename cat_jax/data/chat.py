@@ -57,7 +57,7 @@ def render_chat(
 
     if on_special not in ON_SPECIAL:
         raise UserError(f"on_special is {on_special!r}", f"choose one of {', '.join(ON_SPECIAL)}")
-    chat = ChatTemplate.of(*(output_features[name].vocabulary for name in ("inputs", "targets")), template)
+    chat = ChatTemplate.of(output_features["inputs"].vocabulary, output_features["targets"].vocabulary, template)
 
     def render(roles: Any, contents: Any) -> tuple[str, str, bool]:
         turns = [{"role": r.decode(), "content": c.decode()} for r, c in zip(roles, contents, strict=True)]
