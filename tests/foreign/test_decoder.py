@@ -38,6 +38,7 @@ FAMILIES = {
     "gemma2": {**GEMMA, **WINDOW, "post_norms": True, "attention_softcap": 2.0, "logit_softcap": 3.0},
     "gemma3": {**GEMMA, **WINDOW, "post_norms": True, "qk_norm": True, "rope_theta": 1e6, "local_rope_theta": 100.0},
 }
+FAMILIES["gemma3"] |= {"rope_scaling": "linear", "rope_factor": 8.0}
 for _name in ("gemma2", "gemma3"):
     FAMILIES[_name]["query_pre_attn_scalar"] = 5.0
 
@@ -193,7 +194,7 @@ def test_what_is_left_out_is_what_each_kind_means_by_it():
 
 
 def test_scaled_positions_are_written_for_version_4_too():
-    gemma = config_of("gemma3", rope_scaling="linear", rope_factor=8.0)
+    gemma = config_of("gemma3")
     fields = to_hugging_face(gemma, {"max_position_embeddings": 90})
     assert (fields["rope_scaling"], fields["max_position_embeddings"]) == ({"rope_type": "linear", "factor": 8.0}, 90)
     assert from_hugging_face({name: value for name, value in fields.items() if name != "rope_parameters"}) == gemma
