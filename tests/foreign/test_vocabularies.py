@@ -5,7 +5,7 @@ import json
 import logging
 
 import pytest
-from foreign_cases import write_folder, write_model
+from foreign_cases import CONFIG, write_folder, write_model
 
 from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.checkpoint.imported import import_checkpoint
@@ -14,7 +14,7 @@ from cat_jax.data.fingerprint import is_known_as, vocabulary_fingerprint
 from cat_jax.data.hugging_face import hugging_face_vocabulary
 from cat_jax.data.tokenizer_files import TOKENIZER
 from cat_jax.errors import UserError
-from cat_jax.foreign import families
+from cat_jax.foreign import families, t5
 from cat_jax.foreign.tokenizer_files import write_tokenizer
 from cat_jax.foreign.vocabulary import SentencePieces, eos_id_of, read_pieces, vocabularies_of
 from cat_jax.models.decoder_config import DecoderConfig
@@ -152,6 +152,7 @@ def test_an_export_says_what_ends_a_sequence(tmp_path, caplog):
     assert exported("trained", tokenizer="bytes") == 5
     assert json.loads((tmp_path / "trained" / "config.json").read_text())["max_position_embeddings"] == 96
     assert not caplog.records
+    assert t5.to_hugging_face(CONFIG, {"eos_token_id": 5})["eos_token_id"] == 5
 
 
 def test_the_vocabulary_of_t5_is_that_of_seqio(fixtures):
