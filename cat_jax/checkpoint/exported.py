@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from cat_jax.checkpoint.formats import DTYPES, FORMATS
 from cat_jax.checkpoint.imported import KEPT
-from cat_jax.checkpoint.params import Step, find_foreign, find_step, read_lora, read_model_file, split_step_dir
+from cat_jax.checkpoint.params import (
+    Step,
+    find_foreign,
+    find_step,
+    read_lora,
+    read_model_file,
+    read_sequences,
+    split_step_dir,
+)
 from cat_jax.checkpoint.retention import checkpoints_dir
 from cat_jax.checkpoint.seal import find_damage, read_seal
 from cat_jax.checkpoint.whole import whole_directory
@@ -22,7 +32,11 @@ from cat_jax.foreign.arrays import size_bytes
 from cat_jax.foreign.merging import merge_adapters
 from cat_jax.foreign.saving import SHARD_BYTES, save_folder, save_t5x
 from cat_jax.foreign.tokenizer_files import write_tokenizer
+from cat_jax.foreign.vocabulary import eos_id_of
 from cat_jax.progress import byte_progress
+from cat_jax.types import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 
 def export_checkpoint(
@@ -73,7 +87,11 @@ def export_checkpoint(
     label = f"export {model_dir.resolve().name}"
     with whole_directory(folder) as directory, byte_progress(label, total) as report:
         if format == "huggingface":
-            described = _read(kept / hugging_face.CONFIG)
+            described = _described(kept, config, read_sequences(model_dir))
+            kind = family.to_hugging_face(config, described)["model_type"]
+            tokenizer_files = write_tokenizer(directory, tokenizer, kept, family, config, kind)
+            if described.get("eos_token_id") is None:
+                described["eos_token_id"] = _end_of(directory, model_dir)
             done = save_folder(
                 directory,
                 family,
@@ -86,13 +104,31 @@ def export_checkpoint(
             )
             fields = _read(directory / hugging_face.CONFIG)
             _write_generation(directory, kept, fields)
-            done["files"] += write_tokenizer(directory, tokenizer, kept, family, config.vocab_size)
+            done["files"] += tokenizer_files
         else:
             inside = directory / f"checkpoint_{step}"
             inside.mkdir()
             scan = format == "t5x_scanned"
             done = save_t5x(inside, family, config, parameters, step=step, scan=scan, dtype=dtype, report=report)
     return {"model_dir": str(model_dir), "step": step, "format": format, "folder": str(folder), **done}
+
+
+def _described(kept: pathlib.Path, config: ModelConfig, sequences: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json that the model came with; where that does not say how sequences end, the data's word for it."""
+    found = _read(kept / hugging_face.CONFIG)
+    if found.get("eos_token_id") is None and sequences.get("eos_id") is not None:
+        found["eos_token_id"] = sequences["eos_id"]
+    if config.prompt == "prefix" and sequences.get("length"):
+        found.setdefault("max_position_embeddings", sequences["length"])
+    return found
+
+
+def _end_of(folder: pathlib.Path, model_dir: pathlib.Path) -> int | None:
+    """By the tokenizer that is exported."""
+    found = eos_id_of(folder)
+    if found is None:
+        logger.warning("which id ends a sequence of %s is not known: name its tokenizer (--tokenizer)", model_dir)
+    return found
 
 
 def _verified(model_dir: pathlib.Path, step: int) -> Any:

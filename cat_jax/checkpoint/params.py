@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,16 +40,25 @@ GivenModel = ModelConfig | str | Sequence[str] | None
 """The configuration of a checkpoint that does not say it; in gin its file or files, of which the commands make one."""
 
 
-def write_model_file(model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, Any]) -> None:
+def write_model_file(
+    model_dir: str | os.PathLike,
+    config: ModelConfig,
+    vocabularies: dict[str, Any],
+    sequences: Mapping[str, Any] | None = None,
+) -> None:
     """Writes `model.json`: what the parameters mean. Call it on process 0 alone.
 
     Args:
       model_dir: the run's directory.
       config: the model.
       vocabularies: {feature: vocabulary fingerprint} of the data that the model is trained on.
+      sequences: {"eos_id": the id that ends the targets, or None, "length": ids of an example, at most} of that data,
+        for other programs (`export_checkpoint`); None if it is not known.
     """
     fields = {name: value for name, value in config.to_dict().items() if name != "family"}
     content = {"version": 1, "family": config.family, "config": fields, "vocabularies": vocabularies}
+    if sequences is not None:
+        content["sequences"] = sequences
     write_json(pathlib.Path(model_dir) / MODEL_FILE, content)
 
 
@@ -86,6 +95,12 @@ def _read_own(model_dir: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
     if not isinstance(content, dict) or not {"family", "config", "vocabularies"} <= content.keys():
         raise UserError(f"{path} does not describe a model", "name the directory of a training run")
     return config_from_dict({"family": content["family"], **content["config"]}), content["vocabularies"]
+
+
+def read_sequences(model_dir: str | os.PathLike) -> dict[str, Any]:
+    """What `write_model_file` was told of sequences; empty if nothing."""
+    found = read_json(pathlib.Path(model_dir) / MODEL_FILE, "model description", "name the directory of a training run")
+    return found.get("sequences") or {}
 
 
 def read_lora(model_dir: str | os.PathLike) -> Lora | None:

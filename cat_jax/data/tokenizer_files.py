@@ -48,6 +48,14 @@ class TokenizerFiles:
     special: tuple[str, ...]
     chat_template: str | None
 
+    @property
+    def ids(self) -> dict[str, int]:
+        """{text of a token: its id}."""
+        vocabulary = self.content["model"].get("vocab") or {}
+        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((e[0], i) for i, e in enumerate(vocabulary))
+        added = self.content.get("added_tokens") or ()
+        return {**dict(pairs), **{token["content"]: token["id"] for token in added}}
+
 
 def whole_json(content: Mapping[str, Any]) -> str:
     """A `TokenizerFiles.content` as the `tokenizers` library reads it."""

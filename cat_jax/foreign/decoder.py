@@ -9,16 +9,24 @@ from typing import Any
 
 from cat_jax.errors import UserError
 from cat_jax.foreign.families import ForeignFamily, register
-from cat_jax.foreign.names import Axes, Copy, NameTable, Place, Slice, layered, plain
+from cat_jax.foreign.feeding import bos_id_of, with_bos_id
+from cat_jax.foreign.names import (
+    HEADS_IN,
+    HEADS_OUT,
+    SAME,
+    TURNED,
+    VECTOR,
+    Axes,
+    Copy,
+    NameTable,
+    Place,
+    Slice,
+    layered,
+    plain,
+)
 from cat_jax.models.decoder_config import GLOBAL, LOCAL, DecoderConfig
 
-# Axes of a parameter in the tensor.
-_SAME: Axes = ((0,), (1,))
-_TURNED: Axes = ((1,), (0,))
-_VECTOR: Axes = ((0,),)
-_HEADS_OUT: Axes = ((1, 2), (0,))  # [H*K, D] of [D, H, K]
-_HEADS_IN: Axes = ((2,), (0, 1))  # [D, H*K] of [H, K, D]
-_BIAS: Axes = ((0, 1),)  # [H*K] of [H, K]
+_BIAS: Axes = ((0, 1),)  # [H*K] of [H, K], in the tensor
 
 _CLASSES = {
     "llama": "Llama",
@@ -32,6 +40,17 @@ _CLASSES = {
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")
 _WITHOUT_BOS = ("qwen2", "qwen3")
 """What was trained on texts that nothing begins, although their config.json may name an id."""
+
+_LATER_GEMMA = {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096},
+    "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "head_dim": 128},
+    "gemma": {"num_key_value_heads": 16, "head_dim": 256},
+    "gemma2": {**_LATER_GEMMA, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3_text": {**_LATER_GEMMA, "rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0},
+}
+"""What a config.json means by a field that it leaves out, where that is not the same for all kinds."""
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -62,24 +81,28 @@ _ROPE_OF = {
 def from_hugging_face(fields: Mapping[str, Any]) -> DecoderConfig:
     """The configuration of a config.json.
 
-    What stands where an example begins is its `bos_token_id`, but for a Qwen, where nothing does.
+    What stands where an example begins is said in a key of our own, if it has that; else it is its `bos_token_id`, but
+    for a Qwen, where nothing does.
 
     Raises:
       UserError: a field is missing, or says what this decoder cannot be.
     """
     kind = fields["model_type"]
+    fields = {**_DEFAULTS.get(kind, {}), **fields}
     lacking = [name for name in _SIZES if not isinstance(fields.get(name), int)]
     if lacking:
         raise UserError(f"its config.json lacks {', '.join(lacking)}", "copy or download the folder again")
     for name in ("mlp_bias", "attention_bias"):
         if fields.get(name) and kind != "qwen2":
             raise UserError(f"its config.json has {name}", "use a model without: this decoder has none there")
+    if fields.get("use_bidirectional_attention"):
+        raise UserError("its config.json has use_bidirectional_attention", "use a model that reads from left to right")
     found: dict[str, Any] = {ours: fields[theirs] for theirs, ours in _SIZES.items()}
     found |= {ours: fields[theirs] for theirs, ours in _OPTIONS.items() if fields.get(theirs) is not None}
     found["head_dim"] = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
     if kind in ("gemma2", "gemma3_text"):
         found |= {ours: fields[theirs] for theirs, ours in _SOFTCAPS.items() if fields.get(theirs) is not None}
-        found["query_pre_attn_scalar"] = fields.get("query_pre_attn_scalar", 256)
+        found["query_pre_attn_scalar"] = fields["query_pre_attn_scalar"]
     windows = _windows(kind, fields)
     return DecoderConfig(
         **found,
@@ -87,17 +110,13 @@ def from_hugging_face(fields: Mapping[str, Any]) -> DecoderConfig:
         **_positions(fields, local=LOCAL in windows["layer_pattern"]),
         activations=(_activation(kind, fields), "linear"),
         tie_embeddings=bool(fields.get("tie_word_embeddings", kind in _GEMMAS)),
-        bos_id=None if kind in _WITHOUT_BOS else _first(fields.get("bos_token_id")),
+        bos_id=bos_id_of(fields, begins=kind not in _WITHOUT_BOS),
         embedding_scale=kind in _GEMMAS,
         norm_offset=1.0 if kind in _GEMMAS else 0.0,
         post_norms=kind in ("gemma2", "gemma3_text"),
         qk_norm=kind in ("qwen3", "gemma3_text"),
         qkv_bias=kind == "qwen2",
     )
-
-
-def _first(value: Any) -> int | None:
-    return value[0] if isinstance(value, list) and value else value if isinstance(value, int) else None
 
 
 def _activation(kind: str, fields: Mapping[str, Any]) -> str:
@@ -148,11 +167,11 @@ def _positions(fields: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
     whole = dict(parameters.get("full_attention", parameters))
     of_local = parameters.get("sliding_attention", {}).get("rope_theta", fields.get("rope_local_base_freq"))
     if not parameters:
-        whole = {"rope_theta": fields.get("rope_theta", 10_000.0), **(fields.get("rope_scaling") or {})}
+        whole = dict(fields.get("rope_scaling") or {})
     if {whole.get("partial_rotary_factor"), fields.get("partial_rotary_factor")} - {None, 1}:
         raise UserError("its config.json rotates a part of each head (partial_rotary_factor)", "use another model")
     name = whole.get("rope_type", whole.get("type")) or "default"
-    found = {"rope_theta": float(whole.get("rope_theta", 10_000.0))}
+    found = {"rope_theta": float(whole.get("rope_theta", fields.get("rope_theta", 10_000.0)))}
     if local and of_local is not None:
         found["local_rope_theta"] = float(of_local)
     if name == "default":
@@ -184,6 +203,7 @@ def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict
         raise UserError(f"the model {what}, which transformers has not", "keep it here: it cannot be exported")
     kinds = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
     fields = {
+        "eos_token_id": None,  # what is left out is one of each kind's own, and ends nothing here
         **described,
         **{theirs: getattr(c, ours) for theirs, ours in _SIZES.items()},
         "num_key_value_heads": c.kv_heads,
@@ -195,13 +215,12 @@ def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict
         "rope_theta": c.rope_theta,
         "rope_parameters": _rope_parameters(c, apart=kind == "gemma3_text"),
         "attention_bias": c.qkv_bias,
+        "bos_token_id": c.bos_id,
         "architectures": [f"{_CLASSES[kind]}ForCausalLM"],
         "model_type": kind,
     }
     if kind in _GEMMAS:
         fields["hidden_activation"] = activation
-    if c.bos_id is not None:
-        fields["bos_token_id"] = c.bos_id
     if kind in ("qwen2", "qwen3", "gemma2", "gemma3_text"):
         fields["layer_types"] = [kinds[name] for name in c.layer_kinds]
         fields["use_sliding_window"] = c.window is not None
@@ -211,9 +230,12 @@ def to_hugging_face(config: DecoderConfig, described: Mapping[str, Any]) -> dict
         fields["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar
     if c.local_rope_theta is not None:
         fields["rope_local_base_freq"] = c.local_rope_theta
-    if c.rope_scaling != "none" and kind != "gemma3_text":  # there it would be of local layers, too
+    fields["rope_scaling"] = None
+    if c.rope_scaling != "none":  # for version 4; of a Gemma 3 both take it as that of its global layers
         fields["rope_scaling"] = {k: v for k, v in _rope_parameters(c).items() if k != "rope_theta"}
-    return fields
+    # Of a scaled model early versions take the length that it is scaled to from here, and the factor from that.
+    longest = max(fields.get("max_position_embeddings") or 0, int((c.rope_original_length or 0) * c.rope_factor))
+    return with_bos_id(fields | ({"max_position_embeddings": longest} if longest else {}), c.bos_id)
 
 
 def _kind(config: DecoderConfig) -> str:
@@ -236,7 +258,7 @@ def _kind(config: DecoderConfig) -> str:
     lacking = {
         "norms, biases and a scale of embeddings together": kind is None or (c.norm_offset == 1) != c.embedding_scale,
         "softcaps": (c.attention_softcap, c.logit_softcap) != (None, None) and not c.post_norms,
-        "query_pre_attn_scalar": c.query_pre_attn_scalar not in (None, c.head_dim) and not c.post_norms,
+        "query_pre_attn_scalar": c.query_pre_attn_scalar is not None and not c.post_norms,
         "rotary_fraction": c.rotary_fraction != 1,
         "layer_pattern": c.window is not None and kind in ("llama", "gemma"),
         # Gemma 3 turns its local layers by a base of their own, and no other model does.
@@ -261,27 +283,27 @@ def hugging_face_names(config: DecoderConfig) -> NameTable:
     """Where the parameters are in a folder of `transformers`."""
     c, table = config, Slice("model.embed_tokens.weight")
     entries = {
-        "embedding.table": plain(table.name, _SAME, vocabulary=0),
-        "norm.scale": plain("model.norm.weight", _VECTOR),
+        "embedding.table": plain(table.name, SAME, vocabulary=0),
+        "norm.scale": plain("model.norm.weight", VECTOR),
     }
     if not c.tie_embeddings:
-        entries["output.kernel"] = plain("lm_head.weight", _TURNED, vocabulary=1)
+        entries["output.kernel"] = plain("lm_head.weight", TURNED, vocabulary=1)
     places: dict[str, Callable[[int], Place]] = {}
     for ours in ("query", "key", "value"):
-        places[f"attention.{ours}.kernel"] = _at(f"self_attn.{ours[0]}_proj.weight", _HEADS_OUT)
+        places[f"attention.{ours}.kernel"] = _at(f"self_attn.{ours[0]}_proj.weight", HEADS_OUT)
         if c.qkv_bias:
             places[f"attention.{ours}.bias"] = _at(f"self_attn.{ours[0]}_proj.bias", _BIAS)
     if c.qk_norm:
-        places["attention.query_norm.scale"] = _at("self_attn.q_norm.weight", _VECTOR)
-        places["attention.key_norm.scale"] = _at("self_attn.k_norm.weight", _VECTOR)
-    places["attention.output.kernel"] = _at("self_attn.o_proj.weight", _HEADS_IN)
+        places["attention.query_norm.scale"] = _at("self_attn.q_norm.weight", VECTOR)
+        places["attention.key_norm.scale"] = _at("self_attn.k_norm.weight", VECTOR)
+    places["attention.output.kernel"] = _at("self_attn.o_proj.weight", HEADS_IN)
     norms = {"attention_norm": "input", "mlp_norm": "post_attention"}
     if c.post_norms:
         norms |= {"mlp_norm": "pre_feedforward", "mlp_post_norm": "post_feedforward"}
         norms["attention_post_norm"] = "post_attention"
-    places |= {f"{ours}.scale": _at(f"{theirs}_layernorm.weight", _VECTOR) for ours, theirs in norms.items()}
+    places |= {f"{ours}.scale": _at(f"{theirs}_layernorm.weight", VECTOR) for ours, theirs in norms.items()}
     for ours, theirs in (("inputs.0", "gate"), ("inputs.1", "up"), ("output", "down")):
-        places[f"mlp.{ours}.kernel"] = _at(f"mlp.{theirs}_proj.weight", _TURNED)
+        places[f"mlp.{ours}.kernel"] = _at(f"mlp.{theirs}_proj.weight", TURNED)
     entries |= layered("", c.num_layers, c.scan_layers, places)
     copies = (Copy(Slice("lm_head.weight"), table),) if c.tie_embeddings else ()
     return NameTable(entries, copies, ignored=("*.rotary_emb.inv_freq",))
@@ -299,5 +321,6 @@ register(
         to_hugging_face=to_hugging_face,
         hugging_face_names=hugging_face_names,
         tokenizer_class="LlamaTokenizer",
+        tokenizer_classes=dict.fromkeys(_GEMMAS, "GemmaTokenizer"),
     )
 )

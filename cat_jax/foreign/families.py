@@ -25,6 +25,7 @@ class ForeignFamily:
         with, if any.
       hugging_face_names: where the parameters are in a folder.
       tokenizer_class: in transformers, of a tokenizer that is a SentencePiece model.
+      tokenizer_classes: the same of model types that have another.
       tokenizer_file: how its file is called there.
       extra_ids: sentinels that it has beyond its pieces, where the model has room for them.
       t5x_names: the same of one of T5X's checkpoints; None where T5X has no such models.
@@ -37,6 +38,7 @@ class ForeignFamily:
     to_hugging_face: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
     hugging_face_names: Callable[[Any], NameTable]
     tokenizer_class: str
+    tokenizer_classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tokenizer_file: str = "tokenizer.model"
     extra_ids: int = 0
     t5x_names: Callable[[Any, Checkpoint], NameTable] | None = None

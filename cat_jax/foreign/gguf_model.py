@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 import pathlib
 import re
 import tempfile
@@ -20,10 +19,12 @@ from cat_jax.data.fingerprint import Known
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
 from cat_jax.foreign.arrays import Checkpoint, read_all
+from cat_jax.foreign.feeding import with_bos_id
 from cat_jax.foreign.gguf_file import GgufArray, GgufFile, read_file
-from cat_jax.foreign.gguf_tokenizer import write_tokenizer
+from cat_jax.foreign.gguf_tokenizer import bos_id_of, write_tokenizer
 from cat_jax.foreign.hugging_face import CONFIG, GENERATION
 from cat_jax.foreign.vocabulary import vocabularies_of
+from cat_jax.models.rope import plain_frequencies, slowed_as_llama3
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +65,14 @@ _SCALINGS = {
 _ARE_ONE = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor")
 """What a file may say of rotary positions if it is 1: what is computed anyway."""
 
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LLAMA3 = {"original_max_position_embeddings": 8192, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 """Of every Llama 3.1, 3.2 and 3.3; a file has the factors that follow from them, and not these."""
 
 _OTHERS = "use the folder of transformers that it was made from"
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The fields that the config.json of such a folder has.
+    """The fields that the config.json of such a folder has, and what begins an example (`foreign.feeding`).
 
     Raises:
       UserError: see `gguf_file.read_file`; or the model is none that is read.
@@ -103,12 +104,8 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     }
     for name, theirs in {"bos": "bos", "eos": "eos", "pad": "padding"}.items():
         fields[f"{name}_token_id"] = file.metadata.get(f"tokenizer.ggml.{theirs}_token_id")
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def begins_examples(path: pathlib.Path) -> bool:
-    """Whether its tokenizer puts the bos_token_id before a text: the model is fed so unless the file denies it."""
-    return bool(read_file(path).metadata.get("tokenizer.ggml.add_bos_token", True))
+    found = {name: value for name, value in fields.items() if value is not None}
+    return with_bos_id(found, bos_id_of(file.metadata))
 
 
 def open_file(path: pathlib.Path) -> Checkpoint:
@@ -205,18 +202,25 @@ def _alternating(file: GgufFile, name: str, array: GgufArray, heads: int) -> Ggu
 
 def _scaling(file: GgufFile, kind: str, head_dim: int) -> dict[str, Any] | None:
     """How rotary positions are scaled, as `rope_scaling` of a config.json."""
-    if _FREQUENCIES in file.tensors:
-        return _llama3(file, _decimal(file.metadata.get(f"{kind}.rope.freq_base", 10_000.0)), head_dim)
     beginning = f"{kind}.rope.scaling."
     said = {key.removeprefix(beginning): x for key, x in file.metadata.items() if key.startswith(beginning)}
-    name = said.pop("type", "none")
+    said.setdefault("factor", file.metadata.get(f"{kind}.rope.scale_linear", 1.0))  # as early files have it
+    if not said["factor"] or said["factor"] == 1:  # 0 is for none, too
+        del said["factor"]
+    by_frequency = _FREQUENCIES in file.tensors
+    name = said.pop("type", "linear" if "factor" in said else "none")
+    if name == "linear" and "factor" not in said:
+        name = "none"
+    known = {} if by_frequency else _SCALINGS.get(name, {})
+    fields = {theirs: said.pop(ours) for ours, theirs in known.items() if ours in said}
+    odd = [key for key, value in said.items() if key != "finetuned" and not (key in _ARE_ONE and value == 1)]
+    if odd or (name != "none" and not fields):
+        what = " and ".join([repr(name), *odd, *[_FREQUENCIES] * by_frequency])
+        raise UserError(f"{file.path} scales rotary positions by {what}, which is not read", _OTHERS)
+    if by_frequency:
+        return _llama3(file, _decimal(file.metadata.get(f"{kind}.rope.freq_base", 10_000.0)), head_dim)
     if name == "none":
         return None
-    fields = {theirs: said.pop(ours) for ours, theirs in _SCALINGS.get(name, {}).items() if ours in said}
-    odd = [key for key, value in said.items() if key != "finetuned" and not (key in _ARE_ONE and value == 1)]
-    if not fields or odd:
-        what = " and ".join([repr(name), *odd])
-        raise UserError(f"{file.path} scales rotary positions by {what}, which is not read", _OTHERS)
     found = {key: _decimal(value) if isinstance(value, float) else value for key, value in fields.items()}
     return {"rope_type": name, **found}
 
@@ -229,10 +233,8 @@ def _llama3(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any] | Non
     """
     found = read_all(file.tensors[_FREQUENCIES]).astype(np.float64)
     factor = _decimal(found.max())
-    low, high, length = _LLAMA3.values()
-    turns = length * theta ** -(np.arange(head_dim // 2) * 2 / head_dim) / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    expected = 1 / ((1 - kept) / factor + kept)
+    plain = plain_frequencies(head_dim, theta)
+    expected = plain / slowed_as_llama3(plain, factor, *_LLAMA3.values())
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4):
         raise UserError(f"{file.path} scales rotary positions by other {_FREQUENCIES} than a Llama 3's", _OTHERS)
     return None if factor == 1 else {"rope_type": "llama3", "factor": factor, **_LLAMA3}

@@ -13,6 +13,12 @@ from typing import Any
 from cat_jax.files import write_json
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+_BEGINNING = (
+    *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
+    "tekken",
+)
+"""Names of `tokenizer.ggml.pre` with which llama.cpp puts a beginning before texts of files that do not say."""
+
 _GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
@@ -53,6 +59,17 @@ _CUTS: dict[str, Callable[[], dict[str, Any]]] = {
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), _llama3),
     "qwen2": _qwen2,
 }
+
+
+def bos_id_of(metadata: Mapping[str, Any]) -> int | None:
+    """The id that the tokenizer puts before a text; None if it puts none.
+
+    A file that does not say (`add_bos_token`) is read as llama.cpp reads it: SentencePiece's tokenizers put one, of
+    others those in `_BEGINNING` alone.
+    """
+    by_itself = metadata.get("tokenizer.ggml.model") == "llama" or metadata.get("tokenizer.ggml.pre") in _BEGINNING
+    stands = metadata.get("tokenizer.ggml.add_bos_token", by_itself)
+    return metadata.get("tokenizer.ggml.bos_token_id") if stands else None
 
 
 def write_tokenizer(metadata: Mapping[str, Any], folder: pathlib.Path) -> str | None:
@@ -120,9 +137,8 @@ def _added(number: int, text: str, special: bool) -> dict[str, Any]:
 
 def _post_processor(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any] | None:
     """What `transformers` puts before a text."""
-    first = metadata.get("tokenizer.ggml.bos_token_id")
-    by_itself = metadata.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
-    if first is None or not metadata.get("tokenizer.ggml.add_bos_token", by_itself):
+    first = bos_id_of(metadata)
+    if first is None:
         return None
     begin = {"SpecialToken": {"id": tokens[first], "type_id": 0}}
     text = lambda name, number: {"Sequence": {"id": name, "type_id": number}}  # noqa: E731

@@ -13,7 +13,7 @@ import numpy as np
 
 from cat_jax.errors import UserError
 from cat_jax.foreign.arrays import Checkpoint, blocks, read_all
-from cat_jax.foreign.names import Copy, Entry, NameTable, Place, Slice
+from cat_jax.foreign.names import Entry, NameTable, Place, Slice
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +77,17 @@ def check_copies(checkpoint: Checkpoint, table: NameTable) -> None:
     Raises:
       UserError: they differ, or a needed one is missing.
     """
+    first = {copy.of: copy.of for copy in table.copies if copy.of.name in checkpoint.arrays}
     for copy in table.copies:
         if copy.where.name not in checkpoint.arrays:
             if copy.needed:
                 raise UserError(f"{checkpoint.label} lacks {copy.where.name}", _OTHER_MODEL)
             continue
-        if copy.of.name in checkpoint.arrays and not _equal(checkpoint, copy):
+        one = first.setdefault(copy.of, copy.where)  # the original may be missing, and several copies be there
+        if one != copy.where and not _equal(checkpoint, copy.where, one):
             of_layer = "" if copy.where.axis is None else f" of layer {copy.where.index}"
             raise UserError(
-                f"{checkpoint.label}: {copy.where.name}{of_layer} differs from {copy.of.name}, and in this model "
+                f"{checkpoint.label}: {copy.where.name}{of_layer} differs from {one.name}, and in this model "
                 "both are one parameter",
                 _OTHER_MODEL,
             )
@@ -164,10 +166,10 @@ def _check_vocabulary(checkpoint: Checkpoint, link: Link, rows: int, vocab_size:
     logger.info("%s: rows %d to %d of %s are padding, and are left out", checkpoint.label, vocab_size, rows - 1, name)
 
 
-def _equal(checkpoint: Checkpoint, copy: Copy) -> bool:
-    one, other = checkpoint.arrays[copy.where.name], checkpoint.arrays[copy.of.name]
-    if copy.where.axis is not None or copy.of.axis is not None:
-        part, original = copy.where.of(read_all(one), 0), copy.of.of(read_all(other), 0)
+def _equal(checkpoint: Checkpoint, where: Slice, of: Slice) -> bool:
+    one, other = checkpoint.arrays[where.name], checkpoint.arrays[of.name]
+    if where.axis is not None or of.axis is not None:
+        part, original = where.of(read_all(one), 0), of.of(read_all(other), 0)
         return part is not None and original is not None and np.array_equal(part, original)
     if one.shape != other.shape:
         return False

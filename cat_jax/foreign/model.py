@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -43,7 +42,7 @@ def read_config(found: Found, given: ModelConfig | None = None) -> ModelConfig:
                 "name its gin file (TEACHER_MODEL, or EVAL_MODEL_FILES), or `cat-jax import --gin_file=...` it",
             )
         return given
-    fields = _read_fields(found)
+    fields = gguf_model.read_config(found.path) if found.kind == GGUF else hugging_face.read_config(found.path)
     family = families.of_model_type(fields.get("model_type"), str(found.path / hugging_face.CONFIG))
     try:
         described = family.from_hugging_face(fields)
@@ -53,15 +52,6 @@ def read_config(found: Found, given: ModelConfig | None = None) -> ModelConfig:
         return described
     check_same_model(str(found.path), described, given)
     return given
-
-
-def _read_fields(found: Found) -> dict[str, Any]:
-    """Of its config.json, or what one would have."""
-    if found.kind != GGUF:
-        return hugging_face.read_config(found.path)
-    fields = gguf_model.read_config(found.path)
-    # Its tokenizer says what a folder's configuration does not: whether anything stands where an example begins.
-    return fields if gguf_model.begins_examples(found.path) else {**fields, "bos_token_id": None}
 
 
 def check_same_model(label: str, described: ModelConfig, given: ModelConfig) -> None:

@@ -16,6 +16,13 @@ Axes = tuple[tuple[int, ...], ...]
 """For each axis of a foreign tensor the axes of the parameter that it joins, outermost first: ((1, 2), (0,)) is the
 [H*K, D] of a parameter [D, H, K]."""
 
+# Those that families share, of a parameter [D, H, K], [H, K, D], [D, F] or [D].
+SAME: Axes = ((0,), (1,))
+TURNED: Axes = ((1,), (0,))
+VECTOR: Axes = ((0,),)
+HEADS_OUT: Axes = ((1, 2), (0,))  # [H*K, D] of [D, H, K]
+HEADS_IN: Axes = ((2,), (0, 1))  # [D, H*K] of [H, K, D]
+
 
 @dataclasses.dataclass(frozen=True)
 class Slice:

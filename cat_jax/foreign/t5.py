@@ -13,15 +13,24 @@ from typing import Any
 from cat_jax.errors import UserError
 from cat_jax.foreign.arrays import Checkpoint
 from cat_jax.foreign.families import ForeignFamily, register
-from cat_jax.foreign.names import Axes, Copy, Entry, NameTable, Place, Slice, layered, plain
+from cat_jax.foreign.names import (
+    HEADS_IN,
+    HEADS_OUT,
+    SAME,
+    TURNED,
+    VECTOR,
+    Axes,
+    Copy,
+    Entry,
+    NameTable,
+    Place,
+    Slice,
+    layered,
+    plain,
+)
 from cat_jax.models.t5_config import T5Config
 
-# Axes of a parameter [D, H, K], [H, K, D] or [D, F] in the tensor.
-_SAME: Axes = ((0,), (1,))
-_TURNED: Axes = ((1,), (0,))
-_VECTOR: Axes = ((0,),)
-_HEADS_OUT: Axes = ((1, 2), (0,))  # [H*K, D] of [D, H, K]
-_HEADS_IN: Axes = ((2,), (0, 1))  # [D, H*K] of [H, K, D]
+# Axes of a parameter [D, H, K] or [H, K, D] in the tensor.
 _JOINED: Axes = ((0,), (1, 2))
 _JOINED_OUTPUT: Axes = ((0, 1), (2,))
 _APART: Axes = ((0,), (1,), (2,))
@@ -108,7 +117,7 @@ def to_hugging_face(config: T5Config, described: Mapping[str, Any]) -> dict[str,
         **described,
         **{theirs: getattr(config, ours) for theirs, ours in (_SIZES | _OPTIONS).items()},
         **_FIXED,
-        "eos_token_id": 1,
+        "eos_token_id": described.get("eos_token_id"),
         "feed_forward_proj": projection,
         "is_gated_act": projection.startswith("gated-"),
         "dense_act_fn": "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-"),
@@ -154,12 +163,12 @@ _HF_ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
 def hugging_face_names(config: T5Config) -> NameTable:
     """Where the parameters are in a folder of `transformers`."""
     table = Slice("shared.weight")
-    entries = {"embedding.table": plain(table.name, _SAME, vocabulary=0)}
+    entries = {"embedding.table": plain(table.name, SAME, vocabulary=0)}
     copies = [Copy(Slice(f"{stack}.embed_tokens.weight"), table) for stack in ("encoder", "decoder")]
     if config.tie_embeddings:
         copies.append(Copy(Slice("lm_head.weight"), table))
     else:  # `transformers` 5 leaves a head out that equals the table
-        entries["output.kernel"] = plain("lm_head.weight", _TURNED, vocabulary=1, instead=(table.name,))
+        entries["output.kernel"] = plain("lm_head.weight", TURNED, vocabulary=1, instead=(table.name,))
     for stack, count, parts in (
         ("encoder", config.num_encoder_layers, {"attention": "SelfAttention"}),
         (
@@ -169,19 +178,19 @@ def hugging_face_names(config: T5Config) -> NameTable:
         ),
     ):
         first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        entries[f"{stack}.relative.table"] = plain(first, _TURNED)
-        entries[f"{stack}.norm.scale"] = plain(f"{stack}.final_layer_norm.weight", _VECTOR)
+        entries[f"{stack}.relative.table"] = plain(first, TURNED)
+        entries[f"{stack}.norm.scale"] = plain(f"{stack}.final_layer_norm.weight", VECTOR)
         places: dict[str, Callable[[int], Place]] = {}
         for number, (ours, theirs) in enumerate(parts.items()):
-            places[f"{ours}_norm.scale"] = _hf(stack, f"{number}.layer_norm", _VECTOR)
+            places[f"{ours}_norm.scale"] = _hf(stack, f"{number}.layer_norm", VECTOR)
             for projection, letter in _HF_ATTENTION.items():
-                axes = _HEADS_IN if projection == "output" else _HEADS_OUT
+                axes = HEADS_IN if projection == "output" else HEADS_OUT
                 places[f"{ours}.{projection}.kernel"] = _hf(stack, f"{number}.{theirs}.{letter}", axes)
         mlp = f"{len(parts)}.DenseReluDense"
-        places["mlp_norm.scale"] = _hf(stack, f"{len(parts)}.layer_norm", _VECTOR)
+        places["mlp_norm.scale"] = _hf(stack, f"{len(parts)}.layer_norm", VECTOR)
         for number, name in enumerate(_inputs(config)):
-            places[f"mlp.inputs.{number}.kernel"] = _hf(stack, f"{mlp}.{name}", _TURNED)
-        places["mlp.output.kernel"] = _hf(stack, f"{mlp}.wo", _TURNED)
+            places[f"mlp.inputs.{number}.kernel"] = _hf(stack, f"{mlp}.{name}", TURNED)
+        places["mlp.output.kernel"] = _hf(stack, f"{mlp}.wo", TURNED)
         entries |= layered(stack, count, config.scan_layers, places)
     # The last is a leftover in the original T5's files, which no program reads.
     ignored = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
@@ -240,10 +249,10 @@ def _t5x_table(config: T5Config, scope: str, axis: int | None, *, own: bool, apa
       apart: whether kernels keep heads and their sizes as two axes.
     """
     entries = {
-        "embedding.table": plain(f"{scope}token_embedder/embedding", _SAME, vocabulary=0),
+        "embedding.table": plain(f"{scope}token_embedder/embedding", SAME, vocabulary=0),
     }
     if not config.tie_embeddings:
-        entries["output.kernel"] = plain(f"{scope}decoder/logits_dense/kernel", _SAME, vocabulary=1)
+        entries["output.kernel"] = plain(f"{scope}decoder/logits_dense/kernel", SAME, vocabulary=1)
     copies: list[Copy] = []
     into, out_of = (_APART, _APART) if apart else (_JOINED, _JOINED_OUTPUT)
     for stack, count, parts in (
@@ -258,18 +267,18 @@ def _t5x_table(config: T5Config, scope: str, axis: int | None, *, own: bool, apa
         bias = [at.slice("relpos_bias/rel_embedding", i) for i in range(count)]
         if not own:
             bias = [Slice(f"{scope}{stack}/relpos_bias/rel_embedding")]
-        entries[f"{stack}.relative.table"] = Entry((Place(bias[0], _SAME),))
+        entries[f"{stack}.relative.table"] = Entry((Place(bias[0], SAME),))
         copies += [Copy(each, bias[0], needed=True) for each in bias[1:]]
-        entries[f"{stack}.norm.scale"] = plain(f"{scope}{stack}/{stack}_norm/scale", _VECTOR)
-        places: dict[str, Callable[[int], Place]] = {"mlp_norm.scale": at.place("pre_mlp_layer_norm/scale", _VECTOR)}
+        entries[f"{stack}.norm.scale"] = plain(f"{scope}{stack}/{stack}_norm/scale", VECTOR)
+        places: dict[str, Callable[[int], Place]] = {"mlp_norm.scale": at.place("pre_mlp_layer_norm/scale", VECTOR)}
         for ours, theirs in parts.items():
-            places[f"{ours}_norm.scale"] = at.place(f"pre_{ours}_layer_norm/scale", _VECTOR)
+            places[f"{ours}_norm.scale"] = at.place(f"pre_{ours}_layer_norm/scale", VECTOR)
             for projection in _PROJECTIONS:
                 name, axes = ("out", out_of) if projection == "output" else (projection, into)
                 places[f"{ours}.{projection}.kernel"] = at.place(f"{theirs}/{name}/kernel", axes)
         for number, name in enumerate(_inputs(config)):
-            places[f"mlp.inputs.{number}.kernel"] = at.place(f"mlp/{name}/kernel", _SAME)
-        places["mlp.output.kernel"] = at.place("mlp/wo/kernel", _SAME)
+            places[f"mlp.inputs.{number}.kernel"] = at.place(f"mlp/{name}/kernel", SAME)
+        places["mlp.output.kernel"] = at.place("mlp/wo/kernel", SAME)
         entries |= layered(stack, count, config.scan_layers, places)
     return NameTable(entries, tuple(copies), scope=scope)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from cat_jax.data.fingerprint import Known, vocabulary_fingerprint
@@ -16,16 +17,25 @@ from cat_jax.data.manifest import FEATURES
 from cat_jax.data.tokenizer_files import TOKENIZER, read_tokenizer
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json
+from cat_jax.foreign.feeding import eos_ids_of
 
 _MODELS = ("spiece.model", "tokenizer.model")
 _PIECE, _VARINT, _FIXED64, _BYTES, _FIXED32 = 0x0A, 0, 1, 2, 5
-_UNKNOWN, _USER_DEFINED = 2, 4
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_TRAINER = 2
+_ROLES = {"unk": (45, b"<unk>"), "bos": (46, b"<s>"), "eos": (47, b"</s>"), "pad": (48, b"<pad>")}
+"""Of each role the field of a `TrainerSpec` that names its piece, and what it means by naming none."""
+
+_BYT5_EOS_ID = 1
 _DEFAULT_EXTRA_IDS = {"T5Tokenizer": 100, "T5TokenizerFast": 100}
 
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieces:
-    """What SeqIO makes of a SentencePiece model's file; named as its vocabulary's attributes are."""
+    """What SeqIO makes of a SentencePiece model's file; named as its vocabulary's attributes are, but for the last.
+
+    `tokens` is the piece of each role that it has.
+    """
 
     sp_model: bytes
     vocab_size: int
@@ -33,6 +43,7 @@ class SentencePieces:
     unk_id: int
     extra_ids: int
     pad_id: int = 0
+    tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def vocabularies_of(folder: pathlib.Path) -> dict[str, Known]:
@@ -54,9 +65,7 @@ def vocabularies_of(folder: pathlib.Path) -> dict[str, Known]:
 def _names_of_tokenizer(folder: pathlib.Path) -> list[str]:
     """The fingerprints of a tokenizer.json, one for each id that may end a sequence, and one for none."""
     files = read_tokenizer(folder)
-    vocabulary = files.content["model"].get("vocab") or {}
-    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {entry[0]: i for i, entry in enumerate(vocabulary)}
-    ids |= {token["content"]: token["id"] for token in files.content.get("added_tokens") or ()}
+    ids = files.ids
     if not ids:
         return []
     ends: list[Any] = [ids.get(files.tokens.get("eos", "")), *_ends_of(folder), None]
@@ -65,25 +74,45 @@ def _names_of_tokenizer(folder: pathlib.Path) -> list[str]:
     return list(dict.fromkeys(named))
 
 
+def eos_id_of(folder: pathlib.Path) -> int | None:
+    """The id that a folder's tokenizer ends a sequence with; None where it has none, or there is no tokenizer.
+
+    Raises:
+      UserError: a file of the tokenizer cannot be read.
+    """
+    if (folder / TOKENIZER).is_file():
+        files = read_tokenizer(folder)
+        return files.ids.get(files.tokens.get("eos", ""))
+    for model in _MODELS:
+        pieces = read_pieces(folder / model, 0) if (folder / model).is_file() else None
+        if pieces is not None:
+            return None if pieces.eos_id < 0 else pieces.eos_id
+    return _BYT5_EOS_ID if _settings_of(folder).get("tokenizer_class") == "ByT5Tokenizer" else None
+
+
 def _ends_of(folder: pathlib.Path) -> list[int]:
     """The ids that end a sequence by a folder's configurations."""
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            ends = read_json(folder / name, "configuration", "copy the folder again").get("eos_token_id")
-            found += [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
+            found += eos_ids_of(read_json(folder / name, "configuration", "copy the folder again"))
     return found
 
 
 def extra_ids_of(folder: pathlib.Path) -> int:
     """How many ids a folder's tokenizer has beyond its model's pieces."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return 0
-    settings = read_json(folder / "tokenizer_config.json", "tokenizer configuration", "copy the folder again")
-    if not isinstance(settings, dict):
-        raise UserError(f"{folder / 'tokenizer_config.json'} is no JSON object", "copy the folder again")
+    settings = _settings_of(folder)
     extra = settings.get("extra_ids")
     return extra if isinstance(extra, int) else _DEFAULT_EXTRA_IDS.get(str(settings.get("tokenizer_class")), 0)
+
+
+def _settings_of(folder: pathlib.Path) -> dict[str, Any]:
+    """Its tokenizer_config.json; empty if there is none."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path, "tokenizer configuration", "copy the folder again") if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is no JSON object", "copy the folder again")
+    return settings
 
 
 def read_pieces(path: pathlib.Path, extra_ids: int) -> SentencePieces | None:
@@ -101,11 +130,17 @@ def read_pieces(path: pathlib.Path, extra_ids: int) -> SentencePieces | None:
             pieces.append(_fields(data[start : start + size]))
             at = start + size
         unknown = next(i for i, piece in enumerate(pieces) if piece.get(3) == _UNKNOWN)
-        end = next(i for i, piece in enumerate(pieces) if piece.get(1) == b"</s>")
+        trainer = _fields(_fields(data[at:]).get(_TRAINER, b""))
     except (IndexError, StopIteration, ValueError):
         return None
+    # As the library finds them: by text, and what is not of that kind has no such role.
+    special = {piece.get(1): i for i, piece in enumerate(pieces) if piece.get(3) in (_UNKNOWN, _CONTROL)}
+    named = {role: trainer.get(field, usual) for role, (field, usual) in _ROLES.items()}
+    ends = special.get(named["eos"], -1)
+    tokens = {role: text.decode() for role, text in named.items() if text in special}
     added = b"".join(_piece(f"▁<extra_id_{i}>") for i in reversed(range(extra_ids)))
-    return SentencePieces(data[:at] + added + data[at:], len(pieces) + extra_ids, end, unknown, extra_ids)
+    model = data[:at] + added + data[at:]
+    return SentencePieces(model, len(pieces) + extra_ids, ends, unknown, extra_ids, tokens=tokens)
 
 
 def _piece(text: str) -> bytes:

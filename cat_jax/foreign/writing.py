@@ -11,7 +11,7 @@ import numpy as np
 from cat_jax.foreign.arrays import Checkpoint, read_all, size_bytes
 from cat_jax.foreign.loading import groups
 from cat_jax.foreign.matching import Link
-from cat_jax.foreign.names import NameTable
+from cat_jax.foreign.names import NameTable, Slice
 
 Put = Callable[[str, np.ndarray], None]
 """Takes a finished tensor."""
@@ -117,7 +117,7 @@ def _fill(tensor: np.ndarray, link: Link, values: np.ndarray) -> None:
     _layer_of(tensor, link.place.where)[...] = link.place.to_theirs(part)
 
 
-def _layer_of(tensor: np.ndarray, where) -> np.ndarray:
+def _layer_of(tensor: np.ndarray, where: Slice) -> np.ndarray:
     """A view of the layer's part of a tensor."""
     return tensor if where.axis is None else np.moveaxis(tensor, where.axis, 0)[where.index]
 

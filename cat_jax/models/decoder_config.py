@@ -168,6 +168,9 @@ class DecoderConfig:
         self._check_heads()
         self._check_windows()
         self._check_rope()
+        for name, default in (("num_kv_heads", self.num_heads), ("query_pre_attn_scalar", self.head_dim)):
+            if getattr(self, name) == default:  # said or left out: one model, and so one description
+                object.__setattr__(self, name, None)
         for name in (*_POSITIVE, "norm_offset", "rotary_fraction", "dropout_rate"):
             if getattr(self, name) is not None:  # 500000 and 500000.0 are one configuration, and so one description
                 object.__setattr__(self, name, float(getattr(self, name)))

@@ -47,30 +47,38 @@ def rope_frequencies(config: DecoderConfig, *, local: bool) -> tuple[np.ndarray,
     """Angles per position f32[R/2], fastest first, and the factor on sines and cosines (1 but for YaRN)."""
     size, c = config.rotary_dim, config
     if local and c.local_rope_theta is not None:
-        return _plain(size, c.local_rope_theta).astype(np.float32), 1.0
-    frequencies, factor = _plain(size, c.rope_theta), 1.0
+        return plain_frequencies(size, c.local_rope_theta).astype(np.float32), 1.0
+    frequencies, factor = plain_frequencies(size, c.rope_theta), 1.0
     if c.rope_scaling == "linear":
         frequencies = frequencies / c.rope_factor
     elif c.rope_scaling == "llama3":
-        frequencies = _llama3(c, frequencies)
+        length, low, high = c.rope_original_length, c.rope_low_frequency_factor, c.rope_high_frequency_factor
+        assert length is not None
+        frequencies = slowed_as_llama3(frequencies, c.rope_factor, length, low, high)
     elif c.rope_scaling == "yarn":
         frequencies = _yarn(c, frequencies)
         factor = c.rope_attention_factor or (0.1 * math.log(c.rope_factor) + 1.0 if c.rope_factor > 1 else 1.0)
     return frequencies.astype(np.float32), factor
 
 
-def _plain(size: int, theta: float) -> np.ndarray:
+def plain_frequencies(size: int, theta: float) -> np.ndarray:
+    """f64[size/2] of `size` rotated dimensions, not scaled."""
     return theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
 
 
-def _llama3(config: DecoderConfig, frequencies: np.ndarray) -> np.ndarray:
-    """Llama 3.1's: slow pairs are slowed down by the factor, fast ones are not, with a ramp between."""
-    c, length = config, config.rope_original_length
-    assert length is not None
+def slowed_as_llama3(frequencies: np.ndarray, factor: float, length: int, low: float, high: float) -> np.ndarray:
+    """Llama 3.1's: slow pairs are slowed down by the factor, fast ones are not, with a ramp between.
+
+    Args:
+      frequencies: f64[R/2], not scaled.
+      factor: by which slow ones are divided.
+      length: of the training before scaling.
+      low: turns within that length up to which a pair is slow.
+      high: turns from which on it is fast.
+    """
     turns = length * frequencies / (2 * np.pi)
-    low, high = c.rope_low_frequency_factor, c.rope_high_frequency_factor
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return frequencies * (kept + (1.0 - kept) / c.rope_factor)
+    return frequencies * (kept + (1.0 - kept) / factor)
 
 
 def _yarn(config: DecoderConfig, frequencies: np.ndarray) -> np.ndarray:

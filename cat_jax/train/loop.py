@@ -129,7 +129,8 @@ def train(
         logger.warning(
             "train.lora without INITIAL_CHECKPOINT_PATH: the adapters are of a model that is drawn at random"
         )
-    claim_directory(model_dir, student, vocabularies, described)
+    sequences = {"eos_id": data.features["targets"].eos_id, "length": sum(train_dataset.feature_lengths.values())}
+    claim_directory(model_dir, student, vocabularies, described, sequences)
     with _hold(model_dir):
         loaded = live.load(devices) if live is not None else None
         program = build_program(

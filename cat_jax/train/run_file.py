@@ -39,7 +39,11 @@ def describe(value: Any) -> Any:
 
 
 def claim_directory(
-    model_dir: str | os.PathLike, config: ModelConfig, vocabularies: dict[str, str], run: Mapping[str, Any]
+    model_dir: str | os.PathLike,
+    config: ModelConfig,
+    vocabularies: dict[str, str],
+    run: Mapping[str, Any],
+    sequences: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `model.json` and `training.json`, or checks them against what is asked for now.
 
@@ -50,6 +54,7 @@ def claim_directory(
       config: the model.
       vocabularies: fingerprint of each feature's vocabulary.
       run: everything else that decides the numbers, see `describe`.
+      sequences: see `write_model_file`.
 
     Raises:
       UserError: the directory is of another run; names the first difference.
@@ -74,7 +79,7 @@ def claim_directory(
             if difference:
                 raise UserError(f"{model_dir} was begun with another configuration: {difference}", mend)
     elif jax.process_index() == 0:
-        write_model_file(model_dir, config, vocabularies)
+        write_model_file(model_dir, config, vocabularies, sequences)
         write_json(pathlib.Path(model_dir) / TRAINING_FILE, asked[TRAINING_FILE])
 
 

@@ -38,6 +38,7 @@ FAMILIES = {
     "gemma2": {**GEMMA, **WINDOW, "post_norms": True, "attention_softcap": 2.0, "logit_softcap": 3.0},
     "gemma3": {**GEMMA, **WINDOW, "post_norms": True, "qk_norm": True, "rope_theta": 1e6, "local_rope_theta": 100.0},
 }
+FAMILIES["gemma3"] |= {"rope_scaling": "linear", "rope_factor": 8.0}
 for _name in ("gemma2", "gemma3"):
     FAMILIES[_name]["query_pre_attn_scalar"] = 5.0
 
@@ -129,7 +130,7 @@ def test_a_configuration_of_version_4():
     scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     config = from_hugging_face({**SMOLLM2, "rope_scaling": scaling, "bos_token_id": 128000 % 49152})
     assert (config.rope_scaling, config.rope_factor, config.rope_original_length) == ("llama3", 32.0, 8192)
-    gemma = {"model_type": "gemma3_text", "sliding_window": 512, "sliding_window_pattern": 6, "head_dim": 256}
+    gemma = {"model_type": "gemma3_text", "sliding_window": 512, "sliding_window_pattern": 6, "head_dim": 128}
     gemma |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "hidden_activation": "gelu_pytorch_tanh"}
     config = from_hugging_face({**SMOLLM2, **gemma, "num_hidden_layers": 26})
     assert config.layer_kinds == ((LOCAL,) * 5 + (GLOBAL,)) * 4 + (LOCAL,) * 2
@@ -142,6 +143,7 @@ def test_a_configuration_of_version_4():
     [
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"mlp_bias": True}, "has mlp_bias"),
+        ({"use_bidirectional_attention": True}, "has use_bidirectional_attention"),
         ({"hidden_act": "relu2"}, "has the activation 'relu2'"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rotates a part of each head"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "scales rotary positions by 'longrope'"),
@@ -170,6 +172,35 @@ def test_what_this_decoder_cannot_be_is_named(fields, words):
 def test_what_would_be_computed_otherwise_there_is_not_exported(family, changes, words):
     with pytest.raises(UserError, match=f"{words}.*cannot be exported"):
         to_hugging_face(config_of(family, **changes), {})
+
+
+@pytest.mark.parametrize(("family", "bos_id"), [("llama", None), ("llama", 0), ("qwen3", 5), ("qwen3", None)])
+def test_what_begins_an_example_survives_an_export(family, bos_id):
+    config = config_of(family, bos_id=bos_id)
+    fields = json.loads(json.dumps(to_hugging_face(config, {"bos_token_id": 7})))
+    assert from_hugging_face(fields) == config
+    assert fields["bos_token_id"] == bos_id  # for other programs
+
+
+def test_what_is_left_out_is_what_each_kind_means_by_it():
+    given = {name: value for name, value in SMOLLM2.items() if name != "rope_theta"}
+    for kind in ("llama", "qwen2", "gemma2"):
+        assert from_hugging_face({**given, "model_type": kind}).rope_theta == 1e4
+    del given["num_key_value_heads"]
+    gemma = from_hugging_face({**given, "model_type": "gemma3_text", "num_attention_heads": 8})
+    assert (gemma.rope_theta, gemma.local_rope_theta, gemma.window) == (1e6, 1e4, 4096)
+    assert (gemma.num_kv_heads, gemma.head_dim, gemma.logit_softcap) == (4, 256, None)
+    assert from_hugging_face({**SMOLLM2, "model_type": "gemma2"}).logit_softcap == 30
+
+
+def test_scaled_positions_are_written_for_version_4_too():
+    gemma = config_of("gemma3")
+    fields = to_hugging_face(gemma, {"max_position_embeddings": 90})
+    assert (fields["rope_scaling"], fields["max_position_embeddings"]) == ({"rope_type": "linear", "factor": 8.0}, 90)
+    assert from_hugging_face({name: value for name, value in fields.items() if name != "rope_parameters"}) == gemma
+    assert to_hugging_face(config_of("qwen3"), {})["max_position_embeddings"] == 160
+    stale = {"rope_scaling": {"type": "linear", "factor": 2}}
+    assert to_hugging_face(config_of("mistral"), stale)["rope_scaling"] is None
 
 
 def test_a_gemma_keeps_the_exact_form_of_its_activation():

@@ -146,17 +146,49 @@ def test_scaled_positions(kind, folders, tmp_path):
     assert load(tmp_path / "a.gguf", expected)["norm.scale"].shape == (256,)
 
 
-def test_what_begins_an_example_is_said_by_the_tokenizer(folders, tmp_path):
-    for begins, expected in ((None, 1), (True, 1), (False, None)):
+@pytest.mark.parametrize(
+    ("arch", "model", "pre", "begins", "expected"),
+    [
+        ("llama", "llama", "default", None, 1),  # SentencePiece's
+        ("llama", "gpt2", "llama-bpe", None, 1),
+        ("llama", "gpt2", "smollm", None, None),
+        ("llama", "gpt2", "smollm", True, 1),
+        ("llama", "gpt2", "llama-bpe", False, None),
+        ("qwen2", "gpt2", "qwen2", None, None),
+        ("qwen2", "gpt2", "qwen2", True, 1),  # which a folder's bos_token_id would not be
+    ],
+)
+def test_what_begins_an_example_is_said_by_the_tokenizer(arch, model, pre, begins, expected, folders, tmp_path):
+    def more(writer):
+        writer.add_tokenizer_model(model)
+        writer.add_tokenizer_pre(pre)
+        writer.add_bos_token_id(1)
+        if begins is not None:
+            writer.add_add_bos_token(begins)
 
-        def more(writer, begins=begins):
-            writer.add_bos_token_id(1)
-            if begins is not None:
-                writer.add_add_bos_token(begins)
+    write_gguf(tmp_path / "a.gguf", CONFIGS[arch], tensors_of(folders[arch]), arch=arch, more=more)
+    assert read_model_file(tmp_path / "a.gguf")[0].bos_id == expected
 
-        path = tmp_path / f"{begins}.gguf"
-        write_gguf(path, LLAMA, tensors_of(folders["llama"]), more=more)
-        assert read_model_file(path)[0].bos_id == expected
+
+@pytest.mark.parametrize(
+    ("said", "factor"),
+    [
+        ({"scaling.factor": 4.0}, 4.0),
+        ({"scale_linear": 4.0}, 4.0),
+        ({"scaling.type": "linear", "scale_linear": 4.0}, 4.0),
+        ({"scaling.factor": 0.0, "scale_linear": 4.0}, 1.0),  # the newer key counts, and 0 is for none
+        ({"scaling.type": "linear"}, 1.0),
+        ({"scaling.type": "none", "scaling.factor": 1.0}, 1.0),
+    ],
+)
+def test_positions_are_scaled_linearly_where_a_file_has_a_factor_alone(said, factor, folders, tmp_path):
+    def more(writer):
+        for name, value in said.items():
+            (writer.add_string if isinstance(value, str) else writer.add_float32)(f"llama.rope.{name}", value)
+
+    write_gguf(tmp_path / "a.gguf", LLAMA, tensors_of(folders["llama"]), more=more)
+    found = read_model_file(tmp_path / "a.gguf")[0]
+    assert (found.rope_scaling, found.rope_factor) == ("none" if factor == 1 else "linear", factor)
 
 
 def line_of(argv, capfd):
@@ -213,6 +245,8 @@ BAD = {
     "unknown": (lambda w: w.add_tensor("blk.1.ffn_sub_norm.weight", np.ones(64, np.float32)), "blk.1.ffn_sub_norm"),
     "experts": (lambda w: w.add_expert_count(8), "mixture of experts"),
     "longrope": (scaled("longrope"), "by 'longrope' and factor, which is not read"),
+    "none": (scaled("none"), "by 'none' and factor, which is not read"),
+    "twice": (lambda w: (scaled("linear")(w), freq([1] * 8)(w)), "by 'linear' and factor and rope_freqs.weight"),
     "attention": (scaled("yarn", ("yarn_attn_factor", 0.5)), "by 'yarn' and yarn_attn_factor"),
     "factors": (freq([1, 2, 3, 4, 5, 6, 7, 8]), "other rope_freqs.weight than a Llama 3's"),
     "parts": (lambda w: w.add_uint16("split.count", 3), "one of 3 parts.*llama-gguf-split --merge"),

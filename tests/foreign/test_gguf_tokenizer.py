@@ -143,7 +143,8 @@ def test_an_import_keeps_it_and_an_export_hands_it_on(tmp_path, caplog):
     export_checkpoint(tmp_path / "model", tmp_path / "back")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (tmp_path / "back" / name).read_bytes() == (kept / name).read_bytes()
-    assert json.loads((tmp_path / "back" / "config.json").read_text())["bos_token_id"] == len(WORDS)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["bos_token_id"] is None  # as it is fed
+    assert read_model_file(tmp_path / "back")[0] == config
     for changes, words in (
         ({"tokenizer.ggml.model": "llama"}, "it is of the kind 'llama'"),
         ({"tokenizer.ggml.pre": "tekken"}, "how 'tekken' cuts texts is not known"),

@@ -103,6 +103,9 @@ def test_tied_weights_may_be_there_twice(root, tmp_path):
     untrue = rewrite(folder, tmp_path / "untrue", lambda t: t | {"lm_head.weight": t["shared.weight"] + 1})
     with pytest.raises(UserError, match=r"lm_head.weight differs from shared.weight"):
         load(untrue, config)
+    apart = rewrite(other, tmp_path / "apart", lambda t: t | {"lm_head.weight": t[copies[0]] + 1})
+    with pytest.raises(UserError, match=r"lm_head.weight differs from encoder.embed_tokens.weight"):
+        load(apart, config)
 
 
 def test_a_head_that_equals_the_table_is_left_out_by_transformers(root, tmp_path):

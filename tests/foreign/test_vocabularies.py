@@ -1,18 +1,23 @@
 """A SentencePiece model in a folder has the fingerprint that a store of the same vocabulary has."""
 
+import dataclasses
 import json
-import shutil
+import logging
 
 import pytest
-from foreign_cases import write_folder
+from foreign_cases import CONFIG, write_folder, write_model
 
 from cat_jax.checkpoint.exported import export_checkpoint
 from cat_jax.checkpoint.imported import import_checkpoint
-from cat_jax.checkpoint.params import read_model_file, read_vocabularies
+from cat_jax.checkpoint.params import read_model_file, read_vocabularies, write_model_file
 from cat_jax.data.fingerprint import is_known_as, vocabulary_fingerprint
 from cat_jax.data.hugging_face import hugging_face_vocabulary
+from cat_jax.data.tokenizer_files import TOKENIZER
 from cat_jax.errors import UserError
-from cat_jax.foreign.vocabulary import SentencePieces, read_pieces, vocabularies_of
+from cat_jax.foreign import families, t5
+from cat_jax.foreign.tokenizer_files import write_tokenizer
+from cat_jax.foreign.vocabulary import SentencePieces, eos_id_of, read_pieces, vocabularies_of
+from cat_jax.models.decoder_config import DecoderConfig
 
 
 def piece(text, kind=1):
@@ -22,7 +27,8 @@ def piece(text, kind=1):
 
 # A serialised ModelProto: its pieces (pad, end, unknown, two words), then the trainer's and the normaliser's settings.
 PIECES = piece(b"<pad>", 3) + piece(b"</s>", 3) + piece(b"<unk>", 2) + piece(b"a") + piece("▁b".encode())
-MODEL = PIECES + b"\x12\x03\x08\x01\x10" + b"\x1a\x02\x0a\x00"
+MODEL = PIECES + b"\x12\x02\x08\x01" + b"\x1a\x02\x0a\x00"
+TOKENS = {"unk": "<unk>", "eos": "</s>", "pad": "<pad>"}
 
 
 def test_extra_ids_follow_the_pieces(tmp_path):
@@ -30,7 +36,7 @@ def test_extra_ids_follow_the_pieces(tmp_path):
     found = read_pieces(tmp_path / "spiece.model", 2)
     extra = piece("▁<extra_id_1>".encode(), 4) + piece("▁<extra_id_0>".encode(), 4)
     extra = extra.replace(b"\x15\x00\x00\x80\x3f", b"\x15\x00\x00\x00\x00")
-    assert found == SentencePieces(PIECES + extra + MODEL[len(PIECES) :], 7, 1, 2, 2)
+    assert found == SentencePieces(PIECES + extra + MODEL[len(PIECES) :], 7, 1, 2, 2, tokens=TOKENS)
     for content in (b"", b"nothing of it", MODEL[:20], b"\x0a"):
         (tmp_path / "other").write_bytes(content)
         assert read_pieces(tmp_path / "other", 0) is None
@@ -54,7 +60,8 @@ def test_a_model_keeps_its_tokenizer(tmp_path):
     (tmp_path / "any.model").write_bytes(MODEL)
     folder = write_folder(tmp_path, tokenizer=str(tmp_path / "any.model"))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    assert settings == {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}  # the model has no room for 100
+    roles = {f"{role}_token": text for role, text in TOKENS.items()}
+    assert settings == {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, **roles}  # the model has no room for 100
     summary = import_checkpoint(folder, tmp_path / "imported")
     known = vocabulary_fingerprint(read_pieces(tmp_path / "any.model", 0))
     assert summary["vocabulary"] == known == read_vocabularies(folder)["inputs"]
@@ -62,11 +69,90 @@ def test_a_model_keeps_its_tokenizer(tmp_path):
     export_checkpoint(tmp_path / "imported", tmp_path / "again")
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in (tmp_path / "again").iterdir()} >= {"spiece.model", "generation_config.json"}
-    shutil.copyfile(folder / "config.json", tmp_path / "tokenizer.json")
-    export_checkpoint(tmp_path / "model", tmp_path / "json", tokenizer=str(tmp_path / "tokenizer.json"))
-    assert json.loads((tmp_path / "json" / "tokenizer_config.json").read_text())["eos_token"] == "</s>"
     with pytest.raises(UserError, match="is no SentencePiece model"):
         export_checkpoint(tmp_path / "model", tmp_path / "none", tokenizer=str(folder / "model.safetensors"))
+
+
+# As Gemma's: pieces of its own names, of which the trainer's settings tell.
+NAMES = {46: b"<bos>", 47: b"<eos>"}
+SETTINGS = b"".join(bytes([(n << 3 & 0x7F) | 0x82, n >> 4, len(text)]) + text for n, text in NAMES.items())
+GEMMA = piece(b"<pad>", 3) + piece(b"<eos>", 3) + piece(b"<bos>", 3) + piece(b"<unk>", 2) + piece(b"</s>")
+GEMMA += bytes([0x12, len(SETTINGS)]) + SETTINGS
+DECODER = DecoderConfig(
+    vocab_size=700, embed_dim=16, num_heads=2, head_dim=8, mlp_dim=16, num_layers=1, tie_embeddings=True, bos_id=None
+)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a decoder's tokenizer; gives its tokenizer_config.json, and leaves the rest in `tmp_path / "out"`."""
+
+    def write(source, model_type="llama", config=DECODER):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        family = families.of_model_type(model_type, "a folder")
+        write_tokenizer(tmp_path / "out", str(source), tmp_path / "none", family, config, model_type)
+        return json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+    return write
+
+
+def test_the_roles_of_pieces_are_as_its_trainer_named_them(tmp_path, written):
+    (tmp_path / "any.model").write_bytes(GEMMA)
+    settings = written(tmp_path / "any.model", "gemma2", dataclasses.replace(DECODER, bos_id=2))
+    roles = {"eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    assert settings == {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **roles}
+    assert eos_id_of(tmp_path / "out") == 1
+    assert written(tmp_path / "any.model")["tokenizer_class"] == "LlamaTokenizer"
+    assert written(tmp_path / "any.model")["add_bos_token"] is False  # nothing begins DECODER's examples
+    sentencepiece = pytest.importorskip("sentencepiece", reason="compared where sentencepiece is installed")
+    processor = sentencepiece.SentencePieceProcessor(model_proto=GEMMA)
+    assert (processor.eos_id(), processor.bos_id(), processor.unk_id()) == (1, 2, 3)
+
+
+def test_the_roles_of_a_tokenizer_json_are_its_own(tmp_path, written):
+    small = pytest.importorskip("small_tokenizers")
+    tokenizer = small.byte_level()
+    size, source = tokenizer.get_vocab_size(), small.save(tokenizer, tmp_path / "source")
+    shown = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    assert written(source) == written(source / TOKENIZER) == shown
+    assert eos_id_of(tmp_path / "out") == tokenizer.token_to_id("<|endoftext|>") == 0
+    with pytest.raises(UserError, match=f"has {size} ids, the model {size - 1}"):
+        written(source / TOKENIZER, config=dataclasses.replace(DECODER, vocab_size=size - 1))
+    beside = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "model_max_length": 7}
+    small.save(tokenizer, source, **beside)
+    assert written(source / TOKENIZER) == beside
+    assert eos_id_of(tmp_path / "out") == tokenizer.token_to_id("<|im_end|>")
+    (tmp_path / "bad.json").write_text('{"architectures": ["T5"]}')
+    with pytest.raises(UserError, match=r"bad.json is no tokenizer: it has no model"):
+        written(tmp_path / "bad.json")
+    transformers = pytest.importorskip("transformers", reason="compared where transformers is installed")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (len(theirs), theirs.eos_token_id) == (size, tokenizer.token_to_id("<|im_end|>"))
+
+
+def test_an_export_says_what_ends_a_sequence(tmp_path, caplog):
+    """By what the model was trained on, else by the tokenizer that goes with it; where neither tells, it is said."""
+    model = write_model(tmp_path / "model", DECODER)
+
+    def exported(name, **options):
+        export_checkpoint(model, tmp_path / name, **options)
+        files = ("config.json", "generation_config.json")
+        found = [json.loads((tmp_path / name / file).read_text()).get("eos_token_id") for file in files]
+        assert found[0] == found[1]
+        return found[0]
+
+    with caplog.at_level(logging.WARNING):
+        assert exported("without") is None
+    assert [r.getMessage() for r in caplog.records if "name its tokenizer" in r.getMessage()]
+    caplog.clear()
+    (tmp_path / "any.model").write_bytes(GEMMA)
+    assert exported("pieces", tokenizer=str(tmp_path / "any.model")) == 1
+    assert exported("bytes", tokenizer="bytes") == 1
+    write_model_file(model, DECODER, {}, {"eos_id": 5, "length": 96})
+    assert exported("trained", tokenizer="bytes") == 5
+    assert json.loads((tmp_path / "trained" / "config.json").read_text())["max_position_embeddings"] == 96
+    assert not caplog.records
+    assert t5.to_hugging_face(CONFIG, {"eos_token_id": 5})["eos_token_id"] == 5
 
 
 def test_the_vocabulary_of_t5_is_that_of_seqio(fixtures):

@@ -171,3 +171,9 @@ def test_a_decoder_s_configuration_survives_json():
     assert hash(again) == hash(config)
     assert config.needs_inputs
     assert not DecoderConfig(**DECODER).needs_inputs
+
+
+def test_what_is_said_or_left_out_is_one_description():
+    said = DecoderConfig(**DECODER, num_kv_heads=4, query_pre_attn_scalar=6, rope_theta=10_000)
+    assert said == DecoderConfig(**DECODER)
+    assert said.kv_heads == 4

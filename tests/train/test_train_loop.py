@@ -23,7 +23,7 @@ from training_world import (
 )
 
 import cat_jax.train.loop
-from cat_jax.checkpoint.params import check_start, load_model
+from cat_jax.checkpoint.params import check_start, load_model, read_sequences
 from cat_jax.checkpoint.retention import CheckpointConfig
 from cat_jax.checkpoint.seal import read_seal
 from cat_jax.errors import NonFiniteError, Preempted, UserError
@@ -68,6 +68,8 @@ def test_a_run_leaves_what_it_should(finished, root):
     assert sorted(p.name for p in finished.iterdir()) == [
         ".train.lock", "checkpoints", "metrics.jsonl", "model.json", "tensorboard", "training.json",
     ]  # fmt: skip
+    sequences = read_sequences(finished)  # for other programs
+    assert sequences == {"eos_id": 1, "length": sum(dataset(root).feature_lengths.values())}
     log = records(finished)
     assert [(r["step"], "train/loss" in r) for r in log] == [(2, True), (4, True), (4, False), (6, True), (6, False)]
     assert log[0]["train/kept_fraction"] == 1
