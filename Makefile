@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?= runs/demo
 JOBS ?= 2
-# Of the tests, which now and then wait for what they have started: one more than cores.
-TEST_JOBS ?= 3
 
 BIN := $(VENV)/bin
 
@@ -37,7 +35,7 @@ ablation: $(VENV)/.installed-demo
 	$(BIN)/cat-jax run --gin_file=runs/demo_ablation.gin --gin.RUN_DIR='"runs/ablation"' --gin.JOBS=$(JOBS)
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
