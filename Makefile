@@ -6,12 +6,13 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: help demo ablation test lint format wheel clean
+.PHONY: help demo ablation test test-all lint format wheel clean
 
 help:
 	@echo "make demo      train a teacher and students, draw the cascade's curves (minutes; $(RUN_DIR)/report.html)"
 	@echo "make ablation  the demo with the keep-rule ablations (teacher, student, random)"
-	@echo "make test      lint, types and all tests"
+	@echo "make test      lint, types and tests"
+	@echo "make test-all  the same with the exhaustive tests: every mesh on several processes, a SLURM cluster"
 	@echo "make lint      ruff and pyright"
 	@echo "make format    ruff format and import order"
 	@echo "make wheel     build the wheel into dist/"
@@ -34,8 +35,13 @@ demo: $(VENV)/.installed-demo
 ablation: $(VENV)/.installed-demo
 	$(BIN)/cat-jax run --gin_file=runs/demo_ablation.gin --gin.RUN_DIR='"runs/ablation"' --gin.JOBS=$(JOBS)
 
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not exhaustive"
+
+test-all: lint
+	$(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -310,16 +310,20 @@ def test_eight_devices_write_the_same_bytes_on_every_mesh(tables, start, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_bytes_on_every_mesh(tables, start, tmp_path):
+@pytest.mark.parametrize(
+    "names", [["fsdp 2, tensor 4"], pytest.param(["data 8", "data 2, fsdp 4"], marks=pytest.mark.exhaustive)]
+)
+def test_two_processes_write_the_same_bytes_on_every_mesh(tables, start, tmp_path, names):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     # Process 1 is given another directory: it must not write anything, nor need to see what process 0 writes.
     directories = [tmp_path / "first", tmp_path / "second"]
-    jobs = [start(d, devices=4, process=i, processes=2, port=port, meshes=MESHES) for i, d in enumerate(directories)]
+    meshes = {name: MESHES[name] for name in names}
+    jobs = [start(d, devices=4, process=i, processes=2, port=port, meshes=meshes) for i, d in enumerate(directories)]
     codes, said = finish(*jobs)
     assert codes == [0, 0], said
-    for name in MESHES:
+    for name in names:
         assert contents(directories[0] / name) == contents(tables), name
     assert not directories[1].exists()
 

@@ -20,6 +20,7 @@ from cat_jax.data.writer import write_store
 MISSING = slurm_cluster.missing()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: apt-get install slurm-wlm"),
 ]
 STEPS, VOCABULARY = 40, 16

@@ -18,7 +18,6 @@ from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 
 MESHES = {"data 8": (8, 1, 1), "data 2, fsdp 4": (2, 4, 1), "fsdp 2, tensor 4": (1, 2, 4)}
-LORA = "lora: fsdp 2, tensor 4"
 STEPS = 6
 PROGRAM = pathlib.Path(__file__).parent / "device_program.py"
 pytestmark = pytest.mark.slow
@@ -60,13 +59,8 @@ def finish(jobs):
 
 
 @pytest.fixture(scope="module")
-def alone(world):
-    return finish(start(world, {"one": (1, 1, 1), "lora": (1, 1, 1)}, evaluate=True))
-
-
-@pytest.fixture(scope="module")
-def one_device(alone):
-    return alone["one"]
+def one_device(world):
+    return finish(start(world, {"one": (1, 1, 1)}, evaluate=True))["one"]
 
 
 def assert_same_curve(log, expected):
@@ -77,17 +71,26 @@ def assert_same_curve(log, expected):
             assert one[name] == pytest.approx(value, rel=1e-6, abs=1e-6), (one["step"], name)
 
 
-def test_eight_devices_train_as_one(world, alone):
-    """LoRA's adapters too: their ranks lie whole where the kernel's sides are split."""
-    meshes = {**MESHES, LORA: (1, 2, 4)}
-    results = finish(start(world, meshes, devices=8, evaluate=True))
-    assert results.keys() == meshes.keys()
-    for name, (_, _, log) in results.items():
-        assert_same_curve(log, alone["lora" if name == LORA else "one"][2])
+def test_eight_devices_train_as_one(world, one_device):
+    results = finish(start(world, MESHES, devices=8, evaluate=True))
+    assert results.keys() == MESHES.keys()
+    for _, _, log in results.values():
+        assert_same_curve(log, one_device[2])
 
 
-def test_two_processes_of_four_devices_train_as_one(world, one_device):
-    meshes = {f"two processes, {name}": shape for name, shape in MESHES.items()}
+@pytest.mark.exhaustive
+def test_adapters_train_on_eight_devices_as_on_one(world):
+    """LoRA's ranks lie whole where the kernel's sides are split."""
+    alone = finish(start(world, {"lora": (1, 1, 1)}))["lora"]
+    split = finish(start(world, {"lora, split": (1, 2, 4)}, devices=8))["lora, split"]
+    assert_same_curve(split[2], alone[2])
+
+
+@pytest.mark.parametrize(
+    "names", [["fsdp 2, tensor 4"], pytest.param(["data 8", "data 2, fsdp 4"], marks=pytest.mark.exhaustive)]
+)
+def test_two_processes_of_four_devices_train_as_one(world, one_device, names):
+    meshes = {f"two processes, {name}": MESHES[name] for name in names}
     results = finish(start(world, meshes, processes=2, devices=4))
     assert results.keys() == meshes.keys()
     for steps, _, log in results.values():
