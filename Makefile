@@ -6,7 +6,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: help demo ablation test test-all lint format wheel clean
+.PHONY: help demo ablation test test-all test-exhaustive lint format wheel clean
 
 help:
 	@echo "make demo      train a teacher and students, draw the cascade's curves (minutes; $(RUN_DIR)/report.html)"
@@ -40,8 +40,10 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reor
 test: lint
 	$(PYTEST) -m "not exhaustive"
 
-test-all: lint
-	$(PYTEST)
+test-exhaustive: $(VENV)/.installed-test
+	$(PYTEST) -m exhaustive
+
+test-all: test test-exhaustive
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

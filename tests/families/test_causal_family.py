@@ -14,8 +14,10 @@ from cat_jax.cascade.experiment import cascade
 from cat_jax.checkpoint.params import load_model, read_model_file
 from cat_jax.data.loader import DatasetConfig, make_train_iterator
 from cat_jax.data.store import ExampleStore
+from cat_jax.decode.beam import BeamSearch
 from cat_jax.decode.score import score_targets
 from cat_jax.errors import UserError
+from cat_jax.evaluate.prompts import prompt_batch
 from cat_jax.evaluate.run import evaluate
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import parameter_count
@@ -126,6 +128,38 @@ def test_packed_examples_equal_single_ones(root, model):
     assert states[True].keys() == states[False].keys()
     for example, found in states[True].items():
         np.testing.assert_allclose(found, states[False][example], atol=3e-6)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_decoding_from_prompts_of_unequal_length_equals_the_teacher_forced_pass(model, side):
+    inputs, targets = [[2, 3, 4, 5], [], [6, 7]], [[5, 4, 1], [9, 9, 1], [7, 6, 1]]
+    forced = teacher_forced(inputs, targets)
+    expected = np.array(model(forced).hidden)
+    prompts = prompt_batch(jnp.array([i + [0] * (5 - len(i)) for i in inputs]), "prefix")
+    if side == "left":
+        empty = [5 - len(i) for i in inputs]
+        roll = lambda x: jnp.stack([jnp.roll(row, n) for row, n in zip(x, empty, strict=True)])  # noqa: E731
+        prompts = jax.tree.map(roll, prompts)
+    cache, hidden = jax.jit(model.prefill, static_argnums=1)(prompts, 3)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {3}
+    step = jax.jit(model.step)
+    for t in range(3):
+        here = np.array([len(i) + t for i in inputs])
+        np.testing.assert_allclose(hidden, expected[np.arange(3), here], atol=3e-6)
+        cache, hidden = step(jnp.array([target[t] for target in targets]), cache) if t < 2 else (cache, hidden)
+
+
+@pytest.mark.exhaustive
+def test_beams_carry_their_prefixes_along(model):
+    inputs = [[2, 3, 4, 5], [], [6, 7]]
+    prompts = prompt_batch(jnp.array([i + [0] * (4 - len(i)) for i in inputs]), "prefix")
+    found = jax.jit(lambda batch: BeamSearch(3)(model, batch, max_decode_length=5, eos_id=1))(prompts)
+    written = [row[:n].tolist() for row, n in zip(np.array(found.tokens), np.array(found.lengths), strict=True)]
+    forced = jax.jit(score_targets)(model, teacher_forced(inputs, written))
+    for r, (i, tokens) in enumerate(zip(inputs, written, strict=True)):
+        here = forced.logprobs[r, len(i) : len(i) + len(tokens)]
+        np.testing.assert_allclose(found.statistics.logprobs[r, : len(tokens)], here, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_trains_and_says_what_it_is(root, large):

@@ -79,13 +79,15 @@ def test_a_model_computes_as_its_base_at_first_and_as_the_merged_one_then():
     np.testing.assert_allclose(hidden(merge_all(params, LORA.factor)), trained, atol=1e-5)
 
 
-def test_gradients_follow_from_the_full_kernels():
+@pytest.mark.parametrize("family", ["decoder", pytest.param("t5", marks=pytest.mark.exhaustive)])
+def test_gradients_follow_from_the_full_kernels(family):
     """In float64: dA = f G B^T and dB = f A^T G, where G is the kernel's gradient; and merged computes the same."""
-    graphdef, params, tree = built(AdaptedConfig(decoder_config("gemma3", num_layers=1), LORA))
+    config = T5 if family == "t5" else decoder_config("gemma3", num_layers=1)
+    batch = random_batch() if family == "t5" else batch_of(INPUTS, TARGETS)
+    graphdef, params, tree = built(AdaptedConfig(config, LORA))
 
     @jax.jit
     def both(params):
-        batch = batch_of(INPUTS, TARGETS)
         loss = lambda p: jnp.sum(nnx.merge(graphdef, unflatten_names(tree, p))(batch).hidden ** 2)  # noqa: E731
         return jax.value_and_grad(loss)(params)
 
@@ -102,7 +104,7 @@ def test_gradients_follow_from_the_full_kernels():
             found = np.asarray(gradient[stem + part], np.float64).reshape(value.shape)
             np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5 * scale)
         checked += 1
-    assert checked == sum(name.endswith(".lora_b") for name in params) == 7
+    assert checked == sum(name.endswith(".lora_b") for name in params) == (18 if family == "t5" else 7)
     np.testing.assert_allclose(both(merge_all(params, LORA.factor))[0], loss, rtol=1e-5)
 
 

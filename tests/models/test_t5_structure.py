@@ -66,11 +66,14 @@ def gradient(config):
     return grads(split(dataclasses.replace(config, remat="none"))[1])
 
 
-@pytest.mark.parametrize("remat", ["minimal", "full"])
-def test_rematerialisation_changes_no_gradient(remat):
-    """Of unrolled layers, which go the same way for every family: test_decoder_structure.py."""
-    expected = gradient(SCANNED)
-    assert biggest_difference(gradient(dataclasses.replace(SCANNED, remat=remat)), expected) < 2e-5
+@pytest.mark.parametrize(
+    ("scan", "remat"),
+    [pytest.param(False, "minimal", marks=pytest.mark.exhaustive), (True, "minimal"), (True, "full")],
+)
+def test_rematerialisation_changes_no_gradient(scan, remat):
+    config = SCANNED if scan else UNROLLED
+    expected = gradient(config)
+    assert biggest_difference(gradient(dataclasses.replace(config, remat=remat)), expected) < 2e-5
     assert min(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected)) > 0.0  # every parameter is reached
 
 
