@@ -12,7 +12,7 @@ help:
 	@echo "make demo      train a teacher and students, draw the cascade's curves (minutes; $(RUN_DIR)/report.html)"
 	@echo "make ablation  the demo with the keep-rule ablations (teacher, student, random)"
 	@echo "make test      lint, types and tests"
-	@echo "make test-all  the same with the exhaustive tests: every mesh on several processes, a SLURM cluster"
+	@echo "make test-all  the same with the exhaustive tests: every mesh, several processes, a SLURM cluster"
 	@echo "make lint      ruff and pyright"
 	@echo "make format    ruff format and import order"
 	@echo "make wheel     build the wheel into dist/"

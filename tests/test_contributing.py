@@ -57,6 +57,7 @@ def test_every_diff_is_understood():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_the_guides_add_passes_its_tests(project):
     tests = [new for old, new, _ in FILES if new.startswith("tests/")]
     tests += [

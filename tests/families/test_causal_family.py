@@ -1,4 +1,7 @@
-"""A decoder-only family from outside goes through training, teaching, evaluation and cascades with no change there."""
+"""A decoder-only family from outside goes through training, teaching, evaluation and cascades with no change there.
+
+test_decoder_family.py holds most of it for the project's own one, which is quicker.
+"""
 
 import dataclasses
 
@@ -32,6 +35,8 @@ from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 from cat_jax.train.optimizer import AdamW
 from cat_jax.types import Batch
+
+pytestmark = pytest.mark.exhaustive
 
 LARGE, SMALL = CausalConfig(vocab_size=10, width=32), CausalConfig(vocab_size=10, num_layers=1)
 XENT, CAT_XENT = Objective(w=1.0, keep="all"), Objective(w=1.0, keep="either")
@@ -130,7 +135,6 @@ def test_packed_examples_equal_single_ones(root, model):
         np.testing.assert_allclose(found, states[False][example], atol=3e-6)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_decoding_from_prompts_of_unequal_length_equals_the_teacher_forced_pass(model, side):
     inputs, targets = [[2, 3, 4, 5], [], [6, 7]], [[5, 4, 1], [9, 9, 1], [7, 6, 1]]
@@ -150,7 +154,6 @@ def test_decoding_from_prompts_of_unequal_length_equals_the_teacher_forced_pass(
         cache, hidden = step(jnp.array([target[t] for target in targets]), cache) if t < 2 else (cache, hidden)
 
 
-@pytest.mark.exhaustive
 def test_beams_carry_their_prefixes_along(model):
     inputs = [[2, 3, 4, 5], [], [6, 7]]
     prompts = prompt_batch(jnp.array([i + [0] * (4 - len(i)) for i in inputs]), "prefix")

@@ -1,10 +1,12 @@
 """To be run on 8 devices: the fused head on several meshes against whole logits on one device, in float64.
 
+Told "split" it runs every objective on a mesh that splits rows and vocabulary, told "others" all other cases.
 Prints one JSON line: the greatest relative difference of each case.
 """
 
 import itertools
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from cat_jax.parallel.batches import ROW_AXES, VOCAB_AXIS
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.types import Batch, Head, ModelOutput, SparseDistribution, TeacherSignal
 
-MESHES = ((1, 1, 1), (8, 1, 1), (2, 4, 1), (1, 2, 4))
+SPLIT, MESHES = (1, 2, 4), ((1, 1, 1), (8, 1, 1), (2, 4, 1))
 OBJECTIVES = {
     "xent": ({"w": 1.0, "keep": "all", "z_loss": 0.01}, "none", None),
     "dist": ({"w": 0.3, "keep": "all"}, "output", None),
@@ -83,10 +85,12 @@ def difference(left, right):
 
 def main():
     jax.config.update("jax_enable_x64", True)
-    every = [(name, 997, shape) for name, shape in itertools.product(OBJECTIVES, MESHES)]
-    wide = [(name, vocabulary, (1, 2, 4)) for name in ("cat_dist", "cat_xent") for vocabulary in (32128, 32100, 151936)]
+    others = [(name, 997, shape) for name, shape in itertools.product(OBJECTIVES, MESHES)]
+    wide = itertools.product(("cat_dist", "cat_xent"), (32128, 32100, 151936))
+    others += [(name, vocabulary, SPLIT) for name, vocabulary in wide]
+    cases = {"split": [(name, 997, SPLIT) for name in OBJECTIVES], "others": others}
     expected, differences = {}, {}
-    for name, vocabulary, shape in every + wide:
+    for name, vocabulary, shape in cases[sys.argv[1]]:
         fields, kind, softcap = OBJECTIVES[name]
         tokens = arguments(vocabulary, kind, softcap)
         if (name, vocabulary) not in expected:

@@ -6,14 +6,18 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 PROGRAM = pathlib.Path(__file__).parent / "fused_program.py"
 
 
-def test_every_mesh_has_the_gradients_of_whole_logits_on_one_device():
+@pytest.mark.parametrize(("cases", "count"), [("split", 6), pytest.param("others", 24, marks=pytest.mark.exhaustive)])
+def test_every_mesh_has_the_gradients_of_whole_logits_on_one_device(cases, count):
     setting = os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, check=False, env=setting)
+    command = [sys.executable, str(PROGRAM), cases]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=setting)
     assert done.returncode == 0, done.stderr
     differences = json.loads(done.stdout)
-    assert len(differences) == 30
+    assert len(differences) == count
     assert {case: found for case, found in differences.items() if not found < 1e-12} == {}

@@ -71,9 +71,13 @@ def assert_same_curve(log, expected):
             assert one[name] == pytest.approx(value, rel=1e-6, abs=1e-6), (one["step"], name)
 
 
-def test_eight_devices_train_as_one(world, one_device):
-    results = finish(start(world, MESHES, devices=8, evaluate=True))
-    assert results.keys() == MESHES.keys()
+@pytest.mark.parametrize(
+    "names", [["data 2, fsdp 4"], pytest.param(["data 8", "fsdp 2, tensor 4"], marks=pytest.mark.exhaustive)]
+)
+def test_eight_devices_train_as_one(world, one_device, names):
+    meshes = {name: MESHES[name] for name in names}
+    results = finish(start(world, meshes, devices=8, evaluate=True))
+    assert results.keys() == meshes.keys()
     for _, _, log in results.values():
         assert_same_curve(log, one_device[2])
 
@@ -86,11 +90,9 @@ def test_adapters_train_on_eight_devices_as_on_one(world):
     assert_same_curve(split[2], alone[2])
 
 
-@pytest.mark.parametrize(
-    "names", [["fsdp 2, tensor 4"], pytest.param(["data 8", "data 2, fsdp 4"], marks=pytest.mark.exhaustive)]
-)
-def test_two_processes_of_four_devices_train_as_one(world, one_device, names):
-    meshes = {f"two processes, {name}": MESHES[name] for name in names}
+@pytest.mark.exhaustive
+def test_two_processes_of_four_devices_train_as_one(world, one_device):
+    meshes = {f"two processes, {name}": shape for name, shape in MESHES.items()}
     results = finish(start(world, meshes, processes=2, devices=4))
     assert results.keys() == meshes.keys()
     for steps, _, log in results.values():
@@ -152,7 +154,14 @@ train(**arguments(
 """
 
 
-def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
+@pytest.mark.parametrize(
+    "instants",
+    [
+        ["seal6", "removal3"],
+        pytest.param(["step2", "step5", "seal6", "removal3", "step11"], marks=pytest.mark.exhaustive),
+    ],
+)
+def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path, instants):
     """Kill -9 between steps, during a save, and during the removal of an old checkpoint."""
     setting = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(world / "xla"), "JAX_PLATFORMS": "cpu"}
     code = KILLER.format(here=str(PROGRAM.parent))
@@ -163,7 +172,7 @@ def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
 
     whole = run("whole", "never")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    for when in ("step2", "step5", "seal6", "removal3", "step11"):
+    for when in instants:
         killed = run("killed", when)
         assert killed.returncode == -signal.SIGKILL, (when, killed.stderr[-3000:])
     assert run("killed", "never").returncode == 0
