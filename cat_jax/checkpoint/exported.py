@@ -31,7 +31,7 @@ from cat_jax.foreign import families, hugging_face, orbax_files
 from cat_jax.foreign.arrays import size_bytes
 from cat_jax.foreign.merging import merge_adapters
 from cat_jax.foreign.saving import SHARD_BYTES, save_folder, save_t5x
-from cat_jax.foreign.tokenizer_files import write_tokenizer
+from cat_jax.foreign.tokenizer_files import warn_of_another, write_tokenizer
 from cat_jax.foreign.vocabulary import eos_id_of
 from cat_jax.progress import byte_progress
 from cat_jax.types import ModelConfig
@@ -75,7 +75,7 @@ def export_checkpoint(
     model_dir, step = split_step_dir(model_dir, step)
     if find_foreign(model_dir) is not None:
         raise UserError(f"{model_dir} is another program's already", "import it first")
-    config, _ = read_model_file(model_dir)
+    config, vocabularies = read_model_file(model_dir)
     step = find_step(model_dir, step)
     family = families.of_config(config)
     if format != "huggingface" and family.t5x_names_to_write is None:
@@ -90,6 +90,8 @@ def export_checkpoint(
             described = _described(kept, config, read_sequences(model_dir))
             kind = family.to_hugging_face(config, described)["model_type"]
             tokenizer_files = write_tokenizer(directory, tokenizer, kept, family, config, kind)
+            if tokenizer is not None:
+                warn_of_another(tokenizer, directory, config, vocabularies, model_dir)
             if described.get("eos_token_id") is None:
                 described["eos_token_id"] = _end_of(directory, model_dir)
             done = save_folder(

@@ -20,6 +20,7 @@ from cat_jax.files import write_json
 from cat_jax.foreign import gguf_model, hugging_face
 from cat_jax.foreign import model as foreign
 from cat_jax.foreign.opening import GGUF, Found
+from cat_jax.foreign.vocabulary import id_count_of
 from cat_jax.models.flops import parameter_count
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.names import flatten_names
@@ -67,6 +68,7 @@ def import_checkpoint(
     if found is None:
         raise _no_source(pathlib.Path(source))
     described, vocabularies = read_model_file(source, model, step)
+    _check_ids(found, vocab_size)
     changes = {
         "dtype": dtype,
         "param_dtype": dtype,
@@ -100,6 +102,16 @@ def import_checkpoint(
     if not vocabularies:
         logger.warning("%s does not say on which vocabulary it was trained: its size alone can be checked", source)
     return {**summary, "model_dir": str(model_dir)}
+
+
+def _check_ids(found: Found, vocab_size: int | None) -> None:
+    """Refuses to take rows for padding that the tokenizer beside them has a use for."""
+    used = id_count_of(found.path) if vocab_size is not None and found.path.is_dir() else None
+    if used is not None and vocab_size is not None and vocab_size < used:
+        raise UserError(
+            f"vocab_size is {vocab_size}, and the tokenizer in {found.path} has {used} ids",
+            f"give {used} or more, or leave it out",
+        )
 
 
 def _keep_files(found: Found, directory: pathlib.Path) -> None:

@@ -91,6 +91,11 @@ def read_model_file(
 def _read_own(model_dir: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
     """What `write_model_file` wrote."""
     path = pathlib.Path(model_dir) / MODEL_FILE
+    if not path.parent.exists():
+        raise UserError(
+            f"no model at {model_dir}: nothing is there",
+            "name the directory of a training run, or another program's checkpoint (docs/checkpoints.md)",
+        )
     content = read_json(path, "model description", "name the directory of a training run")
     if not isinstance(content, dict) or not {"family", "config", "vocabularies"} <= content.keys():
         raise UserError(f"{path} does not describe a model", "name the directory of a training run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -12,10 +13,14 @@ from collections.abc import Iterator
 from cat_jax.errors import UserError
 from cat_jax.files import cannot_write
 
+_SUFFIX = ".unfinished"
+
 
 @contextlib.contextmanager
 def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields an empty directory beside `path`, which becomes `path` if nothing goes wrong, and else is removed.
+
+    What one that was killed has left there is removed, too.
 
     Raises:
       UserError: there is something at `path` already, or its parent cannot be written.
@@ -25,9 +30,13 @@ def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise UserError(f"{path} is there already", "name another directory, or remove that one")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        _remove_abandoned(path)
+        temporary = pathlib.Path(tempfile.mkdtemp(_SUFFIX, f".{path.name}.", path.parent))
+        held = os.open(temporary, os.O_RDONLY)
     except OSError as e:
         raise cannot_write(path, e) from e
+    with contextlib.suppress(OSError):  # a file system that knows no locks
+        fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield temporary
         try:
@@ -37,3 +46,18 @@ def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             raise cannot_write(path, e) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_abandoned(path: pathlib.Path) -> None:
+    """Removes directories whose makers live no more: theirs are locked."""
+    for left in path.parent.iterdir():
+        if not (left.name.startswith(f".{path.name}.") and left.name.endswith(_SUFFIX)):
+            continue
+        with contextlib.suppress(OSError):  # held, gone in the meantime, or on a file system that knows no locks
+            descriptor = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(descriptor)

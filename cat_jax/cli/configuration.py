@@ -30,6 +30,12 @@ from cat_jax.errors import UserError
 BUNDLED = pathlib.Path(str(importlib.resources.files("cat_jax_gin")))
 """Where the gin files that come with cat-jax lie, in the source tree or in an installed wheel."""
 
+_BY_FILES = {
+    "MODEL": "models/NAME.gin (from_checkpoint.gin: the model of INITIAL_CHECKPOINT_PATH)",
+    "OBJECTIVE": "objectives/NAME.gin",
+}
+"""Macros that bundled files set."""
+
 
 class _Delegate(config_parser.ParserDelegate):
     """Keeps references as data, so that reading needs no registration."""
@@ -232,10 +238,13 @@ def check(bindings: Bindings, root: str) -> Reach:
         if heavy or item.name in theirs or item.name in reach.visited or names.NAMES[item.name].light:
             _check_parameter(item)
     if reach.missing:
-        example = next((name for name in reach.missing if "." not in name), reach.missing[0])
+        plain = [name for name in reach.missing if "." not in name]
+        example = next((name for name in plain if name not in _BY_FILES), (plain or reach.missing)[0])
+        by_files = [f"{macro} by --gin_file={name}" for macro, name in _BY_FILES.items() if macro in reach.missing]
         raise UserError(
             f"{root} needs a value for {', '.join(reach.missing)}",
-            f"set each in a gin file or as a flag, e.g. {FLAG}{example}=VALUE (a string in quotes: '\"text\"')",
+            f"set {''.join(f'{way}, ' for way in by_files)}each in a gin file or as a flag, e.g. {FLAG}{example}=VALUE "
+            "(a string in quotes: '\"text\"')",
         )
     merged = bindings.merged()
     for item in reach.used:

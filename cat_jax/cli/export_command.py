@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cat_jax.checkpoint.formats import DTYPES, FORMATS
 from cat_jax.cli.command import Parser
+from cat_jax.cli.places import refuse_address
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--step is {step!r}", "give a number, or best")
     if args.shard_gb <= 0:
         raise UserError(f"--shard_gb is {args.shard_gb}", "give a number above 0")
+    refuse_address("model_dir", args.model_dir)
+    refuse_address("the folder", args.folder)
     from cat_jax.checkpoint.exported import export_checkpoint
 
     summary = export_checkpoint(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cat_jax.cli.command import GinFlags, Parser
+from cat_jax.cli.places import refuse_address
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args([argument for argument in argv if not argument.startswith("--gin.")])
     if bindings and not args.gin_file:
         raise UserError("--gin.NAME=VALUE changes a model that is given by gin files", "name one with --gin_file")
+    refuse_address("the source", args.source)
+    refuse_address("model_dir", args.model_dir)
     from cat_jax.checkpoint.imported import import_checkpoint
 
     summary = import_checkpoint(

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cat_jax.cli import configuration
+from cat_jax.cli.bindings import REQUIRED
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.configuration import Command
+from cat_jax.errors import UserError
 from cat_jax.types import ModelConfig
 
 TEACHER = "teacher"
@@ -33,8 +35,11 @@ def model_of(files: str | Sequence[str], flags: GinFlags, scope: str = "") -> An
     """
     named = (files,) if isinstance(files, str) else tuple(files)
     flagged = (*flags.bindings, "given_model.model=%MODEL")
-    bindings = configuration.read((*flags.files, *named), flagged, flags.search_paths)
-    return configuration.configure(bindings.in_scope(scope), "given_model").arguments["model"]
+    bindings = configuration.read((*flags.files, *named), flagged, flags.search_paths).in_scope(scope)
+    item = bindings.merged().get("MODEL")
+    if item is None or item.value == REQUIRED:
+        raise UserError(f"no MODEL is set by {', '.join(named)}", "name a gin file that sets it, as models/t5_base.gin")
+    return configuration.configure(bindings, "given_model").arguments["model"]
 
 
 def resolved(command: Command, flags: GinFlags) -> dict[str, Any]:

@@ -81,6 +81,7 @@ OBJECTS = {
     "StoredTeacher": Name("cat_jax.teacher.store", "StoredTeacher"),
     "TaskMetrics": Name("cat_jax.cli.task_metrics", "TaskMetrics", light=True),
     "T5Config": Name("cat_jax.models.t5_config", "T5Config"),
+    "model_from_checkpoint": Name("cat_jax.checkpoint.described", "model_from_checkpoint"),
 }
 """What the commands' arguments are made of."""
 

@@ -23,11 +23,20 @@ def refuse_addresses(item: Binding, merged: Mapping[str, Binding]) -> None:
       UserError: there is one; names the macro or the parameter.
     """
     for key, text in _texts(item.key, item.value, merged, ()):
-        if _ADDRESS.match(text):
-            raise UserError(
-                f"{key} is {text}, and cat-jax works on local directories only",
-                "mount the bucket (gcsfuse, s3fs) or copy what is there, and give the directory",
-            )
+        refuse_address(key, text)
+
+
+def refuse_address(name: str, place: str) -> None:
+    """Refuses an address (`gs://...`) where a local path should be.
+
+    Raises:
+      UserError: it is one; names what it is given as.
+    """
+    if _ADDRESS.match(place):
+        raise UserError(
+            f"{name} is {place}, and cat-jax works on local directories only",
+            "mount the bucket (gcsfuse, s3fs) or copy what is there, and give the directory",
+        )
 
 
 def _texts(key: str, value: Any, merged: Mapping[str, Binding], seen: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ MANUAL = Manual(
         "TEACH_BATCH_SIZE, TEACH_DTYPE": "of teach, as there; teach/MeshConfig is its mesh on one host",
         "EVAL_BATCH_SIZE, DECODING": "of evaluate, as there",
         "TASK_FEATURE_LENGTHS": "tokens of each feature, e.g. {'inputs': 512, 'targets': 128}",
-        "MODEL": "set by models/*.gin",
+        "MODEL": "set by models/*.gin; by models/from_checkpoint.gin from INITIAL_CHECKPOINT_PATH",
         "OBJECTIVE": "set by objectives/*.gin",
         "TEACHER": "None, @StoredTeacher() or @LiveTeacher(), as of train",
     },

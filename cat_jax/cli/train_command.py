@@ -23,7 +23,7 @@ MANUAL = Manual(
         "TASK_FEATURE_LENGTHS": "tokens of each feature, e.g. {'inputs': 128, 'targets': 32}",
         "STORE_DIR": "where the stores are",
         "TRAIN_STEPS": "when to stop",
-        "MODEL": "set by models/*.gin",
+        "MODEL": "set by models/*.gin; by models/from_checkpoint.gin from INITIAL_CHECKPOINT_PATH",
         "OBJECTIVE": "set by objectives/*.gin",
         "TEACHER": "None, @StoredTeacher() with SIGNAL_DIR, or @LiveTeacher() with TEACHER_DIR",
         "TEACHER_MODEL": "gin file(s) of a live teacher that does not say what it is, as a checkpoint of T5X",

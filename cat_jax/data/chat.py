@@ -50,8 +50,9 @@ def render_chat(
 
     Raises:
       UserError: the inputs' vocabulary has no template or reads special tokens as letters, the targets' has no end;
-        Jinja is not installed, or cannot read the template; a conversation that does not end with an answer; an answer
-        that the template ends otherwise, or in which it writes a special token that the targets would spell.
+        Jinja is not installed, or cannot read the template; rows without these fields; a conversation whose turns have
+        not both, or that does not end with an answer; an answer that the template ends otherwise, or in which it writes
+        a special token that the targets would spell.
     """
     import tensorflow as tf
 
@@ -60,6 +61,10 @@ def render_chat(
     chat = ChatTemplate.of(output_features["inputs"].vocabulary, output_features["targets"].vocabulary, template)
 
     def render(roles: Any, contents: Any) -> tuple[str, str, bool]:
+        if len(roles) != len(contents):
+            raise UserError(
+                f"a conversation has {len(roles)} roles and {len(contents)} contents", "give each turn one of both"
+            )
         turns = [{"role": r.decode(), "content": c.decode()} for r, c in zip(roles, contents, strict=True)]
         spelled = None if on_special == "keep" else chat.spelled_out(turns)
         if spelled is not None and on_special == "refuse":
@@ -77,6 +82,12 @@ def render_chat(
     def without_mark(row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in row.items() if name != _KEEP}
 
+    for name in (roles, contents):
+        if name not in dataset.element_spec:
+            raise UserError(
+                f"render_chat reads the field {name!r}, and the rows have {', '.join(sorted(dataset.element_spec))}",
+                "name the fields (roles=..., contents=...), or split `messages` into them in a preprocessor before",
+            )
     as_it_is = tf.autograph.experimental.do_not_convert
     rendered = dataset.map(as_it_is(add), num_parallel_calls=tf.data.AUTOTUNE)
     return rendered.filter(as_it_is(lambda row: row[_KEEP])).map(as_it_is(without_mark))

@@ -15,13 +15,22 @@ Known = str | Sequence[str]
 those of all."""
 
 
+def names_of(known: Known) -> tuple[str, ...]:
+    """All fingerprints.
+
+    >>> names_of("ab"), names_of(["ab", "cd"])
+    (('ab',), ('ab', 'cd'))
+    """
+    return (known,) if isinstance(known, str) else tuple(known)
+
+
 def is_known_as(known: Known, fingerprint: str) -> bool:
     """Whether a store's vocabulary is one of those.
 
     >>> is_known_as("ab", "ab"), is_known_as(["ab", "cd"], "cd"), is_known_as(["ab"], "a")
     (True, True, False)
     """
-    return fingerprint == known if isinstance(known, str) else fingerprint in known
+    return fingerprint in names_of(known)
 
 
 def in_short(known: Known) -> str:
@@ -30,7 +39,8 @@ def in_short(known: Known) -> str:
     >>> in_short("0123456789abcdef"), in_short(["0123456789abcdef", "cd"])
     ('0123456789ab', '0123456789ab (or 1 other)')
     """
-    first, more = (known, 0) if isinstance(known, str) else (known[0], len(known) - 1)
+    first, *others = names_of(known)
+    more = len(others)
     return first[:12] + (f" (or {more} other{'s' if more > 1 else ''})" if more else "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from cat_jax.errors import UserError
 from cat_jax.table import FLOPS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Cost:
                 f"give each row {self.field} (in {self.unit}), or set Cost.per_answer, or Cost.per_input_token and "
                 "Cost.per_output_token",
             )
+        if self.per_input_token and not self.per_output_token:
+            logger.warning("Cost.per_input_token is set and Cost.per_output_token is not: tokens written cost nothing")
         needs = {"input_length": self.per_input_token, "prediction_length": self.per_output_token}
         needs |= {"flops": self.per_flop}
         total = np.full(count, float(self.per_answer))

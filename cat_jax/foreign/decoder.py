@@ -10,6 +10,7 @@ from typing import Any
 from cat_jax.errors import UserError
 from cat_jax.foreign.families import ForeignFamily, register
 from cat_jax.foreign.feeding import bos_id_of, with_bos_id
+from cat_jax.foreign.hugging_face import check_numbers
 from cat_jax.foreign.names import (
     HEADS_IN,
     HEADS_OUT,
@@ -89,9 +90,7 @@ def from_hugging_face(fields: Mapping[str, Any]) -> DecoderConfig:
     """
     kind = fields["model_type"]
     fields = {**_DEFAULTS.get(kind, {}), **fields}
-    lacking = [name for name in _SIZES if not isinstance(fields.get(name), int)]
-    if lacking:
-        raise UserError(f"its config.json lacks {', '.join(lacking)}", "copy or download the folder again")
+    check_numbers(fields, _SIZES)
     for name in ("mlp_bias", "attention_bias"):
         if fields.get(name) and kind != "qwen2":
             raise UserError(f"its config.json has {name}", "use a model without: this decoder has none there")
@@ -176,10 +175,16 @@ def _positions(fields: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
         found["local_rope_theta"] = float(of_local)
     if name == "default":
         return found
-    if name not in _ROPE_OF or whole.get("mscale") or whole.get("truncate") is False:
+    if name not in _ROPE_OF:
         raise UserError(
-            f"its config.json scales rotary positions by {name!r}", f"what is read: {', '.join(_ROPE_OF)}, as published"
+            f"its config.json scales rotary positions by {name!r}", f"use a model with one of {', '.join(_ROPE_OF)}"
         )
+    for key, usual in (("mscale", None), ("truncate", True)):
+        if whole.get(key, usual) not in (usual, None):
+            raise UserError(
+                f"its config.json scales rotary positions by {name!r} with {key} {whole[key]!r}",
+                f"use a model without {key}",
+            )
     kept = {_ROPE[key]: whole[key] for key in _ROPE_OF[name] if whole.get(key) is not None}
     if name == "yarn":
         kept.setdefault("rope_original_length", fields.get("max_position_embeddings"))

@@ -117,7 +117,7 @@ def _read_file(path: pathlib.Path, stamp: tuple[int, ...]) -> GgufFile:
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, OverflowError) as e:  # the library raises nothing of its own
         newer = "; if it is whole, pip install -U gguf"
-        raise UserError(f"{path} is cut short, damaged, or not of a version that is read ({e})", _AGAIN + newer) from e
+        raise UserError(f"{path} is cut short, damaged, or not of a version that is read", _AGAIN + newer) from e
     if reader.byte_order != "I":
         raise UserError(f"{path} has its bytes in the other order", "take the little-endian file of the model")
     if metadata.get("split.count", 1) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cat_jax.errors import UserError
@@ -46,6 +47,20 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise UserError(f"{path / CONFIG} does not describe a model", _AGAIN)
     return fields
+
+
+def check_numbers(fields: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuses a config.json in which one of these is not there, or is no whole number.
+
+    Raises:
+      UserError: so it is; names the field.
+    """
+    lacking = [name for name in names if fields.get(name) is None]
+    if lacking:
+        raise UserError(f"its config.json lacks {', '.join(lacking)}", "copy or download the folder again")
+    for name in names:
+        if not isinstance(fields[name], int):
+            raise UserError(f"its config.json has {name} {fields[name]!r}", "give a whole number")
 
 
 def open_folder(path: pathlib.Path) -> Checkpoint:

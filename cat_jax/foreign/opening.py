@@ -10,6 +10,7 @@ from cat_jax.foreign import gguf_file, gguf_model, hugging_face, orbax_files, t5
 from cat_jax.foreign.arrays import Checkpoint
 from cat_jax.foreign.pickles import refuse_pickle, refuse_pickles_of
 
+_ADAPTER = "adapter_config.json"
 HUGGING_FACE, GGUF, T5X, ORBAX = "Hugging Face", "GGUF", "T5X", "Orbax"
 
 
@@ -54,7 +55,7 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
       step: which one of a run; None for the newest.
 
     Raises:
-      UserError: a pickle, or a step that is not there.
+      UserError: a pickle, adapters without their model, or a step that is not there.
     """
     if path.is_file():
         refuse_pickle(path)
@@ -79,6 +80,11 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
         files = sorted(path.glob(f"*{gguf_file.SUFFIX}"))
         if files and not (path / "model.json").exists():
             raise UserError(f"{path} is a folder with {len(files)} GGUF files", f"name one: {files[0]}")
+        if (path / _ADAPTER).is_file():
+            raise UserError(
+                f"{path} holds adapters of PEFT ({_ADAPTER}) without their model",
+                "merge them into it first (merge_and_unload) and save that",
+            )
         refuse_pickles_of(path)
     return None
 

@@ -34,6 +34,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LARGEST_HEADER = 100 << 20  # the format's own limit
+_POINTER = b"version https://git-lfs"
 _AGAIN = "copy or download it again"
 
 
@@ -45,7 +46,14 @@ def read_header(path: pathlib.Path) -> dict[str, RawArray]:
     """
     size = path.stat().st_size
     with path.open("rb") as f:
-        length = int.from_bytes(f.read(8), "little")
+        start = f.read(len(_POINTER))
+        if start == _POINTER:
+            raise UserError(
+                f"{path} is a pointer of Git LFS, not the file that it stands for",
+                "run `git lfs pull` where it is from",
+            )
+        f.seek(8)
+        length = int.from_bytes(start[:8], "little")
         if size < 8 or length > _LARGEST_HEADER:
             raise UserError(f"{path} is not a safetensors file", _AGAIN)
         if size < 8 + length:

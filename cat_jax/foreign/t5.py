@@ -13,6 +13,7 @@ from typing import Any
 from cat_jax.errors import UserError
 from cat_jax.foreign.arrays import Checkpoint
 from cat_jax.foreign.families import ForeignFamily, register
+from cat_jax.foreign.hugging_face import check_numbers
 from cat_jax.foreign.names import (
     HEADS_IN,
     HEADS_OUT,
@@ -84,9 +85,7 @@ def from_hugging_face(fields: Mapping[str, Any]) -> T5Config:
     Raises:
       UserError: a field is missing, or says what this T5 cannot be.
     """
-    lacking = [name for name in _SIZES if not isinstance(fields.get(name), int)]
-    if lacking:
-        raise UserError(f"its config.json lacks {', '.join(lacking)}", "copy or download the folder again")
+    check_numbers(fields, _SIZES)
     for name, value in _FIXED.items():
         if fields.get(name) not in (None, value):
             raise UserError(f"its config.json has {name} {fields[name]}", f"this T5 has {value}: use another model")

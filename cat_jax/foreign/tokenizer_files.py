@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from cat_jax.data.fingerprint import Known, in_short, names_of
 from cat_jax.data.tokenizer_files import TOKENIZER, read_tokenizer
 from cat_jax.errors import UserError
 from cat_jax.files import write_json
 from cat_jax.foreign.families import ForeignFamily
 from cat_jax.foreign.hugging_face import TOKENIZER_FILES
-from cat_jax.foreign.vocabulary import read_pieces
+from cat_jax.foreign.vocabulary import BYTE_IDS, byte_names, read_pieces, vocabularies_of
 from cat_jax.types import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 BYTES = "bytes"
 _CONFIG = "tokenizer_config.json"
 _BESIDE = (_CONFIG, "special_tokens_map.json", "chat_template.jinja")
 _MEND = "name a SentencePiece model, a tokenizer.json, or a folder with one; 'bytes' for ByT5's"
-_BYTE_IDS, _BYTE_EXTRA_IDS = 259, 125
+_BYTE_EXTRA_IDS = 125
 
 
 def write_tokenizer(
@@ -45,8 +49,8 @@ def write_tokenizer(
     """
     vocab_size = config.vocab_size
     if named == BYTES:
-        _check_size(BYTES, _BYTE_IDS, vocab_size)
-        extra = min(_BYTE_EXTRA_IDS, vocab_size - _BYTE_IDS)
+        _check_size(BYTES, BYTE_IDS, vocab_size)
+        extra = min(_BYTE_EXTRA_IDS, vocab_size - BYTE_IDS)
         return _configure(folder, {"tokenizer_class": "ByT5Tokenizer", "extra_ids": extra})
     if named is None:
         return _copy(kept, folder, TOKENIZER_FILES)
@@ -71,6 +75,35 @@ def write_tokenizer(
     if config.prompt == "prefix":  # else it would put one before texts of a model that nothing begins
         fields["add_bos_token"] = getattr(config, "bos_id", None) is not None
     return [family.tokenizer_file, *_configure(folder, fields)]
+
+
+def warn_of_another(
+    named: str, folder: pathlib.Path, config: ModelConfig, vocabularies: Mapping[str, Known], model_dir: pathlib.Path
+) -> None:
+    """Warns where a tokenizer is not known to be the model's: one vocabulary may be in files of several forms.
+
+    Args:
+      named: what the user has named.
+      folder: where `write_tokenizer` has written it.
+      config: of the model.
+      vocabularies: {feature: fingerprint} of the model; empty if it is not known.
+      model_dir: of the model.
+    """
+    if named == BYTES:
+        written = byte_names(config.vocab_size)
+    else:
+        written = [name for known in vocabularies_of(folder).values() for name in names_of(known)]
+    others = [(feature, known) for feature, known in vocabularies.items() if not set(names_of(known)) & set(written)]
+    if others:
+        feature, known = others[0]
+        logger.warning(
+            "the tokenizer %s is not the vocabulary %s that the %s of %s are of, or is in another form: see that each "
+            "id means the same",
+            named,
+            in_short(known),
+            feature,
+            model_dir,
+        )
 
 
 def _copy(source: pathlib.Path, folder: pathlib.Path, names: tuple[str, ...]) -> list[str]:

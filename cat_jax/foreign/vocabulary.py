@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cat_jax.data.fingerprint import Known, vocabulary_fingerprint
@@ -25,6 +25,9 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _TRAINER = 2
 _ROLES = {"unk": (45, b"<unk>"), "bos": (46, b"<s>"), "eos": (47, b"</s>"), "pad": (48, b"<pad>")}
 """Of each role the field of a `TrainerSpec` that names its piece, and what it means by naming none."""
+
+BYTE_IDS = 259
+"""Padding, end of sequence, unknown, and a token for every byte."""
 
 _BYT5_EOS_ID = 1
 _DEFAULT_EXTRA_IDS = {"T5Tokenizer": 100, "T5TokenizerFast": 100}
@@ -72,6 +75,44 @@ def _names_of_tokenizer(folder: pathlib.Path) -> list[str]:
     content, size = fingerprint(files.content), max(ids.values()) + 1
     named = [fingerprint({"tokenizer": content, "vocab_size": size, "eos_id": end}) for end in dict.fromkeys(ends)]
     return list(dict.fromkeys(named))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteIds:
+    """SeqIO's vocabulary of bytes; named as its attributes are."""
+
+    extra_ids: int
+    pad_id: int = 0
+    eos_id: int = _BYT5_EOS_ID
+    unk_id: int = 2
+
+    @property
+    def vocab_size(self) -> int:
+        return BYTE_IDS + self.extra_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Of bytes; other ids have no text."""
+        return bytes(i - 3 for i in ids if 3 <= i < BYTE_IDS).decode(errors="ignore")
+
+
+def byte_names(vocab_size: int) -> list[str]:
+    """The fingerprints of the vocabularies of bytes for which a model of so many ids has room, by extra ids."""
+    return [vocabulary_fingerprint(ByteIds(extra)) for extra in range(vocab_size - BYTE_IDS + 1)]
+
+
+def id_count_of(folder: pathlib.Path) -> int | None:
+    """How many ids a folder's tokenizer gives a meaning; None where there is no tokenizer that tells.
+
+    Raises:
+      UserError: a file of the tokenizer cannot be read.
+    """
+    if (folder / TOKENIZER).is_file():
+        return max(read_tokenizer(folder).ids.values(), default=-1) + 1 or None
+    for model in _MODELS:
+        pieces = read_pieces(folder / model, 0) if (folder / model).is_file() else None
+        if pieces is not None:
+            return pieces.vocab_size
+    return None
 
 
 def eos_id_of(folder: pathlib.Path) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -59,8 +60,9 @@ def align(
       The manifests by (task, split).
 
     Raises:
-      UserError: a store or signal is missing, keeps no texts or has a vocabulary that cannot be read; an example that
-        the teacher's store has not, or of another text; targets that are more than the tokens of their text.
+      UserError: a store or signal is missing, keeps no texts or has a vocabulary that cannot be read; the signals would
+        be written over the teacher's; an example that the teacher's store has not, or of another text; targets that
+        are more than the tokens of their text.
     """
     tasks = [
         (split, task.task)
@@ -80,6 +82,8 @@ def align(
         )
         for split, task in tasks
     ]
+    for pair in pairs:
+        pair.check_apart(signal_directory(output_dir, pair.recipe.task, pair.recipe.split))
     writers = [
         SignalWriter(signal_directory(output_dir, pair.recipe.task, pair.recipe.split), pair.recipe, overwrite)
         for pair in pairs
@@ -145,6 +149,14 @@ class _Pair:
                 "vocabulary": source.recipe.vocabulary,
             },
         )
+
+    def check_apart(self, output: pathlib.Path) -> None:
+        """Refuses to write where the teacher's signal is."""
+        if output.resolve() == self._signal.directory.resolve():
+            raise UserError(
+                f"the aligned signal would be written over the teacher's own, {self._signal.directory}",
+                "name another SIGNAL_DIR than TEACHER_SIGNAL_DIR",
+            )
 
     def write(self, writer: SignalWriter) -> Manifest:
         """Writes the shards that are not finished, and the manifest."""

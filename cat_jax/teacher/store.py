@@ -233,8 +233,8 @@ def _check_store(directory: pathlib.Path, manifest: Manifest, store: ExampleStor
         raise UserError(
             f"the signal {directory} is over the vocabulary {recipe.vocabulary[:12]}, "
             f"the store {store.directory} over {targets.vocabulary[:12]}",
-            "use the store that the teacher was trained on, teach with a teacher of this vocabulary, or carry the bits "
-            "over with `cat-jax teach --align`",
+            "use the store that was taught (with --align: in TEACHER_STORE_DIR), teach with a teacher of this "
+            "vocabulary, or carry the bits over with `cat-jax teach --align`",
         )
     if recipe.store != store.fingerprint:
         raise UserError(

@@ -8,6 +8,7 @@ from cat_jax.cli import configuration, names
 from cat_jax.cli.bindings import REQUIRED
 
 FILES = sorted(str(path.relative_to(configuration.BUNDLED)) for path in configuration.BUNDLED.glob("*/*.gin"))
+FROM = "models/from_checkpoint.gin"  # which is whatever it is given
 RUNS = [name for name in FILES if name.startswith("runs/")]
 
 
@@ -52,7 +53,7 @@ def test_an_objective_file_gives_an_objective_of_its_own_name(name):
     assert repr(bindings.macro("OBJECTIVE")) == "@Objective()"
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("models/")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("models/") and name != FROM])
 def test_a_model_file_gives_a_model(name):
     bindings = configuration.read([name])
     family = repr(bindings.macro("MODEL")).removeprefix("@").removesuffix("()")

@@ -25,6 +25,10 @@ def chats(split, shuffle_files, seed=None):
     return tf.data.Dataset.from_tensor_slices({"roles": [roles, roles], "contents": contents})
 
 
+def uneven(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensors({"roles": ["user", "assistant"], "contents": ["u", "a", "b"]})
+
+
 def add(name, source, *steps, features, count):
     seqio.TaskRegistry.add(
         name,
@@ -39,3 +43,5 @@ CHAT = {"inputs": seqio.Feature(TOKENS, add_eos=False), "targets": seqio.Feature
 add("awkward", rows, features=FEATURES, count=len(AWKWARD))
 add("chat", chats, functools.partial(render_chat, on_special="drop"), features=CHAT, count=2)
 add("chat_refused", chats, render_chat, features=CHAT, count=2)
+add("chat_uneven", uneven, render_chat, features=CHAT, count=1)
+add("chat_of_messages", rows, render_chat, features=CHAT, count=1)

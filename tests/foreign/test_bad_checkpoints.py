@@ -105,6 +105,11 @@ def test_files(root, sharded, tmp_path, capfd):
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
     said(pickled, "pytorch_model.bin is a PyTorch pickle", "safetensors", "save_pretrained")
     said(pickled / "pytorch_model.bin", "pytorch_model.bin is a PyTorch pickle")
+    (pickled / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    said(pickled, "model.safetensors is a pointer of Git LFS", "git lfs pull")
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "adapter_config.json").write_text("{}")
+    said(tmp_path / "adapters", "adapters of PEFT", "merge_and_unload")
     said(tmp_path / "nowhere", "no checkpoint at", "nowhere")
     said(root, "no checkpoint that is read", "config.json")
     said(root / "model", "a model of cat-jax already")
@@ -125,6 +130,29 @@ def test_configurations(fields, said, root, tmp_path):
     with pytest.raises(UserError, match=said):
         import_checkpoint(folder, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_rows_that_the_tokenizer_has_a_use_for_are_no_padding(root, tmp_path):
+    folder = shutil.copytree(root / "folder", tmp_path / "folder")
+    vocabulary = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], *([f"p{i}", -1.0] for i in range(3, 46))]
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary}}))
+    with pytest.raises(UserError, match=r"vocab_size is 45, and the tokenizer in .* has 46 ids: give 46 or more"):
+        import_checkpoint(folder, tmp_path / "model", vocab_size=45)
+    assert not (tmp_path / "model").exists()
+
+
+def test_addresses(root, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for argv in (
+        ["import", str(root / "folder"), "gs://bucket/model"],
+        ["import", "s3://bucket/folder", "model"],
+        ["export", str(root / "model"), "gs://bucket/folder"],
+        ["export", "gs://bucket/model", "folder"],
+    ):
+        line = line_of(argv, capfd)
+        assert "://bucket/" in line
+        assert "local directories only: mount the bucket" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_steps(root):

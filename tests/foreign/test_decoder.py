@@ -142,11 +142,16 @@ def test_a_configuration_of_version_4():
     ("fields", "words"),
     [
         ({"hidden_size": None}, "lacks hidden_size"),
+        ({"hidden_size": "576"}, "has hidden_size '576': give a whole number"),
         ({"mlp_bias": True}, "has mlp_bias"),
         ({"use_bidirectional_attention": True}, "has use_bidirectional_attention"),
         ({"hidden_act": "relu2"}, "has the activation 'relu2'"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rotates a part of each head"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "scales rotary positions by 'longrope'"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 0.7}},
+            "by 'yarn' with mscale 0.7: use a model with",
+        ),
         ({"layer_types": ["chunked_attention"] * 30}, r"has layer_types \['chunked_attention'\]"),
     ],
 )

@@ -16,7 +16,7 @@ from cat_jax.data.tokenizer_files import TOKENIZER
 from cat_jax.errors import UserError
 from cat_jax.foreign import families, t5
 from cat_jax.foreign.tokenizer_files import write_tokenizer
-from cat_jax.foreign.vocabulary import SentencePieces, eos_id_of, read_pieces, vocabularies_of
+from cat_jax.foreign.vocabulary import SentencePieces, byte_names, eos_id_of, read_pieces, vocabularies_of
 from cat_jax.models.decoder_config import DecoderConfig
 
 
@@ -133,6 +133,7 @@ def test_the_roles_of_a_tokenizer_json_are_its_own(tmp_path, written):
 def test_an_export_says_what_ends_a_sequence(tmp_path, caplog):
     """By what the model was trained on, else by the tokenizer that goes with it; where neither tells, it is said."""
     model = write_model(tmp_path / "model", DECODER)
+    write_model_file(model, DECODER, {})
 
     def exported(name, **options):
         export_checkpoint(model, tmp_path / name, **options)
@@ -153,6 +154,32 @@ def test_an_export_says_what_ends_a_sequence(tmp_path, caplog):
     assert json.loads((tmp_path / "trained" / "config.json").read_text())["max_position_embeddings"] == 96
     assert not caplog.records
     assert t5.to_hugging_face(CONFIG, {"eos_token_id": 5})["eos_token_id"] == 5
+
+
+def test_an_export_with_another_tokenizer_is_told(tmp_path, caplog):
+    """Of pieces, with any number of extra ids, and of bytes."""
+    (tmp_path / "own.model").write_bytes(MODEL)
+    (tmp_path / "other.model").write_bytes(GEMMA)
+    own = vocabulary_fingerprint(read_pieces(tmp_path / "own.model", 0))
+    for known, said in ((own, ["other.model", "bytes"]), (byte_names(700)[125], ["own.model", "other.model"])):
+        model = write_model(tmp_path / known, DECODER)
+        write_model_file(model, DECODER, {"inputs": known, "targets": known}, {"eos_id": 1, "length": 9})
+        with caplog.at_level(logging.WARNING):
+            for name in ("own.model", "other.model", "bytes"):
+                caplog.clear()
+                tokenizer = name if name == "bytes" else str(tmp_path / name)
+                export_checkpoint(model, tmp_path / f"{known}.{name}", tokenizer=tokenizer)
+                told = [r.getMessage() for r in caplog.records if "see that each id means the same" in r.getMessage()]
+                assert len(told) == (name in said), (known, name)
+                assert all(known[:12] in text and name in text for text in told)
+
+
+def test_the_vocabularies_of_bytes_are_seqio_s():
+    seqio = pytest.importorskip("seqio", reason="compared where SeqIO is installed")
+    expected = [vocabulary_fingerprint(seqio.ByteVocabulary(extra)) for extra in (0, 1, 125)]
+    found = byte_names(384)
+    assert [found[0], found[1], found[125]] == expected
+    assert len(found) == 126
 
 
 def test_the_vocabulary_of_t5_is_that_of_seqio(fixtures):

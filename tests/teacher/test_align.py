@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 import types
 
 import jax
@@ -238,6 +239,16 @@ def test_what_cannot_be_aligned_is_refused_and_nothing_is_written(world, tmp_pat
     again = {"teacher_store_dir": tmp_path / "short", "teacher_signal_dir": tmp_path / "signal"}
     with pytest.raises(UserError, match=r"is aligned itself"):
         run(world, tmp_path / "twice", **again, store_dir=tmp_path / "short")
+
+
+def test_it_is_not_written_over_the_teachers_own(world, tmp_path):
+    """Not even when told to overwrite."""
+    taught = shutil.copytree(world.root / "taught", tmp_path / "taught")
+    before = {path: path.read_bytes() for path in taught.rglob("*") if path.is_file()}
+    for output in (taught, taught / ".." / "taught"):
+        with pytest.raises(UserError, match=r"written over the teacher's own, .*: name another SIGNAL_DIR"):
+            run(world, output, teacher_signal_dir=taught, overwrite=True)
+    assert {path: path.read_bytes() for path in taught.rglob("*") if path.is_file()} == before
 
 
 def test_tokens_that_are_more_than_the_text_are_refused(world, tmp_path):

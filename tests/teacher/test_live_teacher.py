@@ -139,7 +139,7 @@ def test_bit_and_distribution_share_one_head_product(world):
 
 
 def test_a_missing_teacher_is_named(tmp_path, mesh):
-    with pytest.raises(UserError, match=r"no model description at .*absent"):
+    with pytest.raises(UserError, match=r"no model at .*absent: nothing is there"):
         LiveTeacher(str(tmp_path / "absent")).load(mesh)
     write_teacher(tmp_path / "model")
     with pytest.raises(UserError, match=r"no checkpoint of step 8 in .*: use one of 7"):

@@ -171,7 +171,7 @@ def test_a_flipped_byte_in_the_checkpoint_is_named_and_the_one_before_serves(tmp
         ({"objective": CAT_XENT}, ["objective cat_xent needs a teacher"]),
         ({"axis_rules": [("embed", "fsdp")]}, ["logical axis", "no rule maps it"]),
         ({"eval_dataset": None, "checkpoint": CheckpointConfig(keep_best=True)}, ["keep_best needs evaluations"]),
-        ({"initial_checkpoint_path": "nowhere"}, ["no model description at nowhere/model.json"]),
+        ({"initial_checkpoint_path": "nowhere"}, ["no model at nowhere: nothing is there"]),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(finished, root, changes, words):
