@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     program = f"cat-jax {argv[0]}" if argv[0] in COMMANDS else "cat-jax"
     try:
-        _prepare_process()
+        _prepare_process(debug[0])
         return _command(argv[0])(argv[1:])
     except SystemExit as e:  # help was printed, or a child has said what is wrong and this is its code
         if e.code is None or isinstance(e.code, int):
@@ -82,15 +82,23 @@ def _command(name: str):
     return importlib.import_module(f"cat_jax.cli.{name}_command").main
 
 
-def _prepare_process() -> None:
+def _prepare_process(debug: bool) -> None:
     """What every command wants before a library is imported."""
     # TensorFlow and XLA write notices to stderr that bury the one line that matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # a console script does not see the user's own task modules otherwise
     follow_parent()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    told = logging.StreamHandler(sys.stderr)
+    if not debug:
+        told.addFilter(_is_not_raised_too)
+    logging.basicConfig(format="%(message)s", handlers=[told], level=logging.WARNING)
     logging.getLogger("cat_jax").setLevel(logging.INFO)
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """False of the tracebacks that Orbax logs of errors of its threads, which it raises to us as well."""
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 def _report(error: BaseException, program: str, always: bool, unexpected: bool) -> int:

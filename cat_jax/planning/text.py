@@ -59,7 +59,9 @@ def _times(count: int) -> str:
 
 
 def _bytes(size: float) -> str:
-    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
+    if 0 < abs(size) < _MIB / 20:
+        return f"{size / 1024:.1f} KiB"
+    return f"{size / _GIB:.2f} GiB" if abs(size) >= _GIB else f"{size / _MIB:.1f} MiB"
 
 
 def _seconds(seconds: float) -> str:

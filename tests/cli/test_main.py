@@ -1,6 +1,7 @@
 """The command line itself: fast help, exit codes, one line for every error."""
 
 import errno
+import logging
 import pathlib
 import re
 import subprocess
@@ -188,3 +189,13 @@ def test_the_examples_of_help_are_shell(name, capsys):
     done = subprocess.run(["bash", "-n"], input=example[1], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert example[1].lstrip().startswith(f"cat-jax {name}")
+
+
+def test_tracebacks_that_orbax_raises_too_are_not_logged():
+    def told(path, exc_info):
+        return cli._is_not_raised_too(logging.LogRecord("absl", logging.ERROR, path, 1, "failed", (), exc_info))
+
+    error = (ValueError, ValueError("no space"), None)
+    assert not told("/venv/orbax/checkpoint/futures.py", error)
+    assert told("/venv/orbax/checkpoint/futures.py", None)
+    assert told("/venv/grain/loader.py", error)
