@@ -91,7 +91,7 @@ def export_checkpoint(
             kind = family.to_hugging_face(config, described)["model_type"]
             tokenizer_files = write_tokenizer(directory, tokenizer, kept, family, config, kind)
             if tokenizer is not None:
-                warn_of_another(tokenizer, directory, config, vocabularies, model_dir)
+                warn_of_another(tokenizer, config, vocabularies, model_dir)
             if described.get("eos_token_id") is None:
                 described["eos_token_id"] = _end_of(directory, model_dir)
             done = save_folder(

@@ -68,7 +68,7 @@ def import_checkpoint(
     if found is None:
         raise _no_source(pathlib.Path(source))
     described, vocabularies = read_model_file(source, model, step)
-    _check_ids(found, vocab_size)
+    _check_ids(found, described.vocab_size, vocab_size)
     changes = {
         "dtype": dtype,
         "param_dtype": dtype,
@@ -104,13 +104,15 @@ def import_checkpoint(
     return {**summary, "model_dir": str(model_dir)}
 
 
-def _check_ids(found: Found, vocab_size: int | None) -> None:
+def _check_ids(found: Found, rows: int, vocab_size: int | None) -> None:
     """Refuses to take rows for padding that the tokenizer beside them has a use for."""
-    used = id_count_of(found.path) if vocab_size is not None and found.path.is_dir() else None
-    if used is not None and vocab_size is not None and vocab_size < used:
+    if vocab_size is None or vocab_size >= rows or not found.path.is_dir():
+        return
+    used = id_count_of(found.path)
+    if used is not None and vocab_size < used:
         raise UserError(
             f"vocab_size is {vocab_size}, and the tokenizer in {found.path} has {used} ids",
-            f"give {used} or more, or leave it out",
+            f"give {min(used, rows)} or more, or leave it out",
         )
 
 

@@ -6,14 +6,13 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
 
 from cat_jax.errors import UserError
 from cat_jax.files import cannot_write
-
-_SUFFIX = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -31,12 +30,9 @@ def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        temporary = pathlib.Path(tempfile.mkdtemp(_SUFFIX, f".{path.name}.", path.parent))
-        held = os.open(temporary, os.O_RDONLY)
+        temporary, held = _make(path)
     except OSError as e:
         raise cannot_write(path, e) from e
-    with contextlib.suppress(OSError):  # a file system that knows no locks
-        fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield temporary
         try:
@@ -49,10 +45,29 @@ def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.close(held)
 
 
+def _make(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """(a new directory beside `path`, a descriptor that holds its lock)."""
+    while True:
+        made = pathlib.Path(tempfile.mkdtemp(_suffix(), f".{path.name}.", path.parent))
+        # Between these lines it looks abandoned: whoever removes it then, removes it before it is held.
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(made, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system that knows no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if made.exists():
+                return made, descriptor
+            os.close(descriptor)
+
+
+def _suffix() -> str:
+    """Of this machine's directories alone: on some file systems a lock is not seen by others."""
+    return f".{platform.node()}.unfinished"
+
+
 def _remove_abandoned(path: pathlib.Path) -> None:
     """Removes directories whose makers live no more: theirs are locked."""
     for left in path.parent.iterdir():
-        if not (left.name.startswith(f".{path.name}.") and left.name.endswith(_SUFFIX)):
+        if not (left.name.startswith(f".{path.name}.") and left.name.endswith(_suffix())):
             continue
         with contextlib.suppress(OSError):  # held, gone in the meantime, or on a file system that knows no locks
             descriptor = os.open(left, os.O_RDONLY)

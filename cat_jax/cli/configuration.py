@@ -241,10 +241,11 @@ def check(bindings: Bindings, root: str) -> Reach:
         plain = [name for name in reach.missing if "." not in name]
         example = next((name for name in plain if name not in _BY_FILES), (plain or reach.missing)[0])
         by_files = [f"{macro} by --gin_file={name}" for macro, name in _BY_FILES.items() if macro in reach.missing]
+        flag = f"e.g. {FLAG}{example}=VALUE (a string in quotes: '\"text\"')"
+        ways = by_files if len(by_files) == len(reach.missing) else [*by_files, flag]
         raise UserError(
             f"{root} needs a value for {', '.join(reach.missing)}",
-            f"set {''.join(f'{way}, ' for way in by_files)}each in a gin file or as a flag, e.g. {FLAG}{example}=VALUE "
-            "(a string in quotes: '\"text\"')",
+            f"set each in a gin file or as a flag, {', '.join(ways)}",
         )
     merged = bindings.merged()
     for item in reach.used:

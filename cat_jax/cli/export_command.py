@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--shard_gb is {args.shard_gb}", "give a number above 0")
     refuse_address("model_dir", args.model_dir)
     refuse_address("the folder", args.folder)
+    refuse_address("--tokenizer", args.tokenizer or "")
     from cat_jax.checkpoint.exported import export_checkpoint
 
     summary = export_checkpoint(

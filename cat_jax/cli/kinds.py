@@ -71,10 +71,14 @@ def describe(kind: Any) -> str:
     '{a string in quotes: (a string in quotes, a whole number)}'
     >>> describe(str | Sequence[float] | None)
     'a string in quotes or [a number, ...] or None'
+    >>> describe(Mapping[str, Any])
+    '{a string in quotes: a value}'
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(dict.fromkeys(described for one in arguments if (described := describe(one))))
+    if kind is Any:
+        return "a value"
     if kind in _WORDS:
         return _WORDS[kind]
     if origin is tuple and arguments[-1:] != (...,):

@@ -89,16 +89,20 @@ def _prepare_process(debug: bool) -> None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # a console script does not see the user's own task modules otherwise
     follow_parent()
-    told = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     if not debug:
-        told.addFilter(_is_not_raised_too)
-    logging.basicConfig(format="%(message)s", handlers=[told], level=logging.WARNING)
+        handler.addFilter(_is_told_once)
+    logging.basicConfig(format="%(message)s", handlers=[handler], level=logging.WARNING)
     logging.getLogger("cat_jax").setLevel(logging.INFO)
 
 
-def _is_not_raised_too(record: logging.LogRecord) -> bool:
-    """False of the tracebacks that Orbax logs of errors of its threads, which it raises to us as well."""
-    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+_RAISED_AGAIN = ("orbax/checkpoint/_src/futures/future.py", "orbax/checkpoint/_src/checkpointers/async_checkpointer.py")
+"""Where Orbax logs errors of its threads, before it raises them to whoever waits for these."""
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Whether a record is not of an error that becomes the command's one line."""
+    return not (record.exc_info and record.pathname.endswith(_RAISED_AGAIN))
 
 
 def _report(error: BaseException, program: str, always: bool, unexpected: bool) -> int:

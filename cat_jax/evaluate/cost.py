@@ -51,6 +51,14 @@ class Cost:
                 "Cost.per_flop has no meaning where FLOPs are the unit", "set Cost.unit, to 'USD' for example"
             )
 
+        if bool(self.per_input_token) != bool(self.per_output_token) and not (self.per_answer or self.per_flop):
+            given, free = ("input", "output") if self.per_input_token else ("output", "input")
+            logger.warning(
+                "Cost.per_%s_token is set and Cost.per_%s_token is not: if these cost anything, set it, too",
+                given,
+                free,
+            )
+
     @property
     def prices(self) -> dict[str, float]:
         return {f"Cost.{f.name}": getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "unit"}
@@ -88,8 +96,6 @@ class Cost:
                 f"give each row {self.field} (in {self.unit}), or set Cost.per_answer, or Cost.per_input_token and "
                 "Cost.per_output_token",
             )
-        if self.per_input_token and not self.per_output_token:
-            logger.warning("Cost.per_input_token is set and Cost.per_output_token is not: tokens written cost nothing")
         needs = {"input_length": self.per_input_token, "prediction_length": self.per_output_token}
         needs |= {"flops": self.per_flop}
         total = np.full(count, float(self.per_answer))

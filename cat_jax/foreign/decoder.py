@@ -179,8 +179,8 @@ def _positions(fields: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
         raise UserError(
             f"its config.json scales rotary positions by {name!r}", f"use a model with one of {', '.join(_ROPE_OF)}"
         )
-    for key, usual in (("mscale", None), ("truncate", True)):
-        if whole.get(key, usual) not in (usual, None):
+    for key, is_read in (("mscale", not whole.get("mscale")), ("truncate", whole.get("truncate") is not False)):
+        if not is_read:
             raise UserError(
                 f"its config.json scales rotary positions by {name!r} with {key} {whole[key]!r}",
                 f"use a model without {key}",

@@ -16,6 +16,7 @@ import numpy as np
 
 from cat_jax.errors import UserError
 from cat_jax.foreign.arrays import cut_short
+from cat_jax.foreign.pointers import refuse_pointer
 
 SUFFIX, _MAGIC = ".gguf", b"GGUF"
 _AGAIN = "copy or download it again"
@@ -109,6 +110,7 @@ def read_file(path: pathlib.Path) -> GgufFile:
 
 @functools.lru_cache(maxsize=2)  # a vocabulary takes seconds to read, and tens of megabytes
 def _read_file(path: pathlib.Path, stamp: tuple[int, ...]) -> GgufFile:
+    refuse_pointer(path)
     if _beginning(path) != _MAGIC:
         raise UserError(f"{path} is not a GGUF file", _AGAIN)
     gguf = import_gguf(path)

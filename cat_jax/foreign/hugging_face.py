@@ -15,6 +15,7 @@ from cat_jax.foreign.safetensors_file import read_header
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_ADAPTERS = "adapter_config.json"
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -63,6 +64,19 @@ def check_numbers(fields: Mapping[str, Any], names: Collection[str]) -> None:
             raise UserError(f"its config.json has {name} {fields[name]!r}", "give a whole number")
 
 
+def refuse_adapters(path: pathlib.Path) -> None:
+    """Refuses a folder that PEFT has written.
+
+    Raises:
+      UserError: it is one.
+    """
+    if (path / _ADAPTERS).is_file():
+        raise UserError(
+            f"{path} holds adapters of PEFT ({_ADAPTERS}) without their model",
+            "merge them into it first (merge_and_unload) and save that",
+        )
+
+
 def open_folder(path: pathlib.Path) -> Checkpoint:
     """The tensors of a folder; their data is not read.
 
@@ -73,6 +87,7 @@ def open_folder(path: pathlib.Path) -> Checkpoint:
         return Checkpoint(str(path), _sharded(path))
     if (path / WEIGHTS).is_file():
         return Checkpoint(str(path), read_header(path / WEIGHTS))
+    refuse_adapters(path)
     refuse_pickles_of(path)
     raise UserError(f"{path} has neither {WEIGHTS} nor {INDEX}", _AGAIN)
 

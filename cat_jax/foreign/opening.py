@@ -10,7 +10,6 @@ from cat_jax.foreign import gguf_file, gguf_model, hugging_face, orbax_files, t5
 from cat_jax.foreign.arrays import Checkpoint
 from cat_jax.foreign.pickles import refuse_pickle, refuse_pickles_of
 
-_ADAPTER = "adapter_config.json"
 HUGGING_FACE, GGUF, T5X, ORBAX = "Hugging Face", "GGUF", "T5X", "Orbax"
 
 
@@ -80,11 +79,7 @@ def find(path: pathlib.Path, step: int | str | None = None) -> Found | None:
         files = sorted(path.glob(f"*{gguf_file.SUFFIX}"))
         if files and not (path / "model.json").exists():
             raise UserError(f"{path} is a folder with {len(files)} GGUF files", f"name one: {files[0]}")
-        if (path / _ADAPTER).is_file():
-            raise UserError(
-                f"{path} holds adapters of PEFT ({_ADAPTER}) without their model",
-                "merge them into it first (merge_and_unload) and save that",
-            )
+        hugging_face.refuse_adapters(path)
         refuse_pickles_of(path)
     return None
 

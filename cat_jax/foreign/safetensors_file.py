@@ -19,6 +19,7 @@ import numpy as np
 from cat_jax.errors import UserError
 from cat_jax.files import cannot_write
 from cat_jax.foreign.arrays import RawArray, cut_short
+from cat_jax.foreign.pointers import refuse_pointer
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -34,7 +35,6 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LARGEST_HEADER = 100 << 20  # the format's own limit
-_POINTER = b"version https://git-lfs"
 _AGAIN = "copy or download it again"
 
 
@@ -44,16 +44,10 @@ def read_header(path: pathlib.Path) -> dict[str, RawArray]:
     Raises:
       UserError: the file is not safetensors, is cut short, or has a tensor of a dtype that is not read.
     """
+    refuse_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as f:
-        start = f.read(len(_POINTER))
-        if start == _POINTER:
-            raise UserError(
-                f"{path} is a pointer of Git LFS, not the file that it stands for",
-                "run `git lfs pull` where it is from",
-            )
-        f.seek(8)
-        length = int.from_bytes(start[:8], "little")
+        length = int.from_bytes(f.read(8), "little")
         if size < 8 or length > _LARGEST_HEADER:
             raise UserError(f"{path} is not a safetensors file", _AGAIN)
         if size < 8 + length:

@@ -14,7 +14,7 @@ from cat_jax.errors import UserError
 from cat_jax.files import write_json
 from cat_jax.foreign.families import ForeignFamily
 from cat_jax.foreign.hugging_face import TOKENIZER_FILES
-from cat_jax.foreign.vocabulary import BYTE_IDS, byte_names, read_pieces, vocabularies_of
+from cat_jax.foreign.vocabulary import BYTE_EXTRA_IDS, BYTE_IDS, byte_names, names_at, read_pieces
 from cat_jax.types import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ BYTES = "bytes"
 _CONFIG = "tokenizer_config.json"
 _BESIDE = (_CONFIG, "special_tokens_map.json", "chat_template.jinja")
 _MEND = "name a SentencePiece model, a tokenizer.json, or a folder with one; 'bytes' for ByT5's"
-_BYTE_EXTRA_IDS = 125
 
 
 def write_tokenizer(
@@ -50,7 +49,7 @@ def write_tokenizer(
     vocab_size = config.vocab_size
     if named == BYTES:
         _check_size(BYTES, BYTE_IDS, vocab_size)
-        extra = min(_BYTE_EXTRA_IDS, vocab_size - BYTE_IDS)
+        extra = min(BYTE_EXTRA_IDS, vocab_size - BYTE_IDS)
         return _configure(folder, {"tokenizer_class": "ByT5Tokenizer", "extra_ids": extra})
     if named is None:
         return _copy(kept, folder, TOKENIZER_FILES)
@@ -78,22 +77,18 @@ def write_tokenizer(
 
 
 def warn_of_another(
-    named: str, folder: pathlib.Path, config: ModelConfig, vocabularies: Mapping[str, Known], model_dir: pathlib.Path
+    named: str, config: ModelConfig, vocabularies: Mapping[str, Known], model_dir: pathlib.Path
 ) -> None:
     """Warns where a tokenizer is not known to be the model's: one vocabulary may be in files of several forms.
 
     Args:
-      named: what the user has named.
-      folder: where `write_tokenizer` has written it.
+      named: what the user has named, which `write_tokenizer` has taken.
       config: of the model.
       vocabularies: {feature: fingerprint} of the model; empty if it is not known.
       model_dir: of the model.
     """
-    if named == BYTES:
-        written = byte_names(config.vocab_size)
-    else:
-        written = [name for known in vocabularies_of(folder).values() for name in names_of(known)]
-    others = [(feature, known) for feature, known in vocabularies.items() if not set(names_of(known)) & set(written)]
+    here = set(byte_names(config.vocab_size) if named == BYTES else names_at(pathlib.Path(named)))
+    others = [(feature, known) for feature, known in vocabularies.items() if not here & set(names_of(known))]
     if others:
         feature, known = others[0]
         logger.warning(

@@ -14,7 +14,7 @@ from typing import Any
 
 from cat_jax.data.fingerprint import Known, vocabulary_fingerprint
 from cat_jax.data.manifest import FEATURES
-from cat_jax.data.tokenizer_files import TOKENIZER, read_tokenizer
+from cat_jax.data.tokenizer_files import TOKENIZER, TokenizerFiles, read_tokenizer
 from cat_jax.errors import UserError
 from cat_jax.files import fingerprint, read_json
 from cat_jax.foreign.feeding import eos_ids_of
@@ -26,11 +26,14 @@ _TRAINER = 2
 _ROLES = {"unk": (45, b"<unk>"), "bos": (46, b"<s>"), "eos": (47, b"</s>"), "pad": (48, b"<pad>")}
 """Of each role the field of a `TrainerSpec` that names its piece, and what it means by naming none."""
 
+T5_EXTRA_IDS, BYTE_EXTRA_IDS = 100, 125
+"""Sentinels that T5's and ByT5's tokenizers have."""
+
 BYTE_IDS = 259
 """Padding, end of sequence, unknown, and a token for every byte."""
 
 _BYT5_EOS_ID = 1
-_DEFAULT_EXTRA_IDS = {"T5Tokenizer": 100, "T5TokenizerFast": 100}
+_DEFAULT_EXTRA_IDS = {"T5Tokenizer": T5_EXTRA_IDS, "T5TokenizerFast": T5_EXTRA_IDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +64,21 @@ def vocabularies_of(folder: pathlib.Path) -> dict[str, Known]:
             pieces = read_pieces(folder / model, extra_ids_of(folder))
             names += [] if pieces is None else [vocabulary_fingerprint(pieces)]
     if (folder / TOKENIZER).is_file():
-        names += _names_of_tokenizer(folder)
+        names += _names_of_tokenizer(read_tokenizer(folder), _ends_of(folder))
     return dict.fromkeys(FEATURES, names[0] if len(names) == 1 else names) if names else {}
 
 
-def _names_of_tokenizer(folder: pathlib.Path) -> list[str]:
-    """The fingerprints of a tokenizer.json, one for each id that may end a sequence, and one for none."""
-    files = read_tokenizer(folder)
+def _names_of_tokenizer(files: TokenizerFiles, more: Sequence[int]) -> list[str]:
+    """The fingerprints of a tokenizer.json, one for each id that may end a sequence, and one for none.
+
+    Args:
+      files: the tokenizer.
+      more: ids that may end one, beside that which it names.
+    """
     ids = files.ids
     if not ids:
         return []
-    ends: list[Any] = [ids.get(files.tokens.get("eos", "")), *_ends_of(folder), None]
+    ends: list[Any] = [ids.get(files.tokens.get("eos", "")), *more, None]
     content, size = fingerprint(files.content), max(ids.values()) + 1
     named = [fingerprint({"tokenizer": content, "vocab_size": size, "eos_id": end}) for end in dict.fromkeys(ends)]
     return list(dict.fromkeys(named))
@@ -96,8 +103,34 @@ class ByteIds:
 
 
 def byte_names(vocab_size: int) -> list[str]:
-    """The fingerprints of the vocabularies of bytes for which a model of so many ids has room, by extra ids."""
-    return [vocabulary_fingerprint(ByteIds(extra)) for extra in range(vocab_size - BYTE_IDS + 1)]
+    """The fingerprints of the vocabularies of bytes for which a model of so many ids has room.
+
+    With up to as many extra ids as ByT5 has, and with as many as there is room for.
+    """
+    room = vocab_size - BYTE_IDS
+    counts = [*range(min(room, BYTE_EXTRA_IDS) + 1), *([room] if room > BYTE_EXTRA_IDS else [])]
+    return [vocabulary_fingerprint(ByteIds(extra)) for extra in counts]
+
+
+def names_at(source: pathlib.Path) -> list[str]:
+    """The fingerprints of the vocabularies that a tokenizer's file or folder may stand for.
+
+    With and without T5's extra ids, and ended by any special token.
+
+    Raises:
+      UserError: a file of the tokenizer cannot be read.
+    """
+    folder = source if source.is_dir() else source.parent
+    models = [folder / name for name in _MODELS] if source.is_dir() else [source]
+    names: list[str] = []
+    for model in models:
+        for extra in dict.fromkeys((0, T5_EXTRA_IDS, extra_ids_of(folder))):
+            pieces = read_pieces(model, extra) if model.is_file() else None
+            names += [] if pieces is None else [vocabulary_fingerprint(pieces)]
+    if source.suffix == ".json" or (source / TOKENIZER).is_file():
+        files = read_tokenizer(source)
+        names += _names_of_tokenizer(files, [*_ends_of(folder), *(files.ids[text] for text in files.special)])
+    return names
 
 
 def id_count_of(folder: pathlib.Path) -> int | None:
@@ -109,10 +142,11 @@ def id_count_of(folder: pathlib.Path) -> int | None:
     if (folder / TOKENIZER).is_file():
         return max(read_tokenizer(folder).ids.values(), default=-1) + 1 or None
     for model in _MODELS:
-        pieces = read_pieces(folder / model, 0) if (folder / model).is_file() else None
+        pieces = read_pieces(folder / model, extra_ids_of(folder)) if (folder / model).is_file() else None
         if pieces is not None:
             return pieces.vocab_size
-    return None
+    settings = _settings_of(folder)
+    return BYTE_IDS + settings.get("extra_ids", 0) if settings.get("tokenizer_class") == "ByT5Tokenizer" else None
 
 
 def eos_id_of(folder: pathlib.Path) -> int | None:

@@ -59,6 +59,11 @@ def _times(count: int) -> str:
 
 
 def _bytes(size: float) -> str:
+    """In the unit that is read best.
+
+    >>> _bytes(0), _bytes(-512), _bytes(3 << 20), _bytes(5 << 30)
+    ('0.0 MiB', '-0.5 KiB', '3.0 MiB', '5.00 GiB')
+    """
     if 0 < abs(size) < _MIB / 20:
         return f"{size / 1024:.1f} KiB"
     return f"{size / _GIB:.2f} GiB" if abs(size) >= _GIB else f"{size / _MIB:.1f} MiB"

@@ -82,8 +82,9 @@ def align(
         )
         for split, task in tasks
     ]
+    outputs = [signal_directory(output_dir, pair.recipe.task, pair.recipe.split).resolve() for pair in pairs]
     for pair in pairs:
-        pair.check_apart(signal_directory(output_dir, pair.recipe.task, pair.recipe.split))
+        pair.check_apart(outputs)
     writers = [
         SignalWriter(signal_directory(output_dir, pair.recipe.task, pair.recipe.split), pair.recipe, overwrite)
         for pair in pairs
@@ -150,9 +151,9 @@ class _Pair:
             },
         )
 
-    def check_apart(self, output: pathlib.Path) -> None:
+    def check_apart(self, outputs: Sequence[pathlib.Path]) -> None:
         """Refuses to write where the teacher's signal is."""
-        if output.resolve() == self._signal.directory.resolve():
+        if self._signal.directory.resolve() in outputs:
             raise UserError(
                 f"the aligned signal would be written over the teacher's own, {self._signal.directory}",
                 "name another SIGNAL_DIR than TEACHER_SIGNAL_DIR",

@@ -1,5 +1,8 @@
 """A directory is there whole or not at all."""
 
+import fcntl
+import platform
+import shutil
 import subprocess
 import sys
 
@@ -28,6 +31,32 @@ def test_it_appears_when_it_is_whole_and_else_not(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made" / "file").read_text() == "whole"
+
+
+def test_what_looks_abandoned_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """Another start may come between the making of a directory and its lock, and take it for one that was left."""
+    flock, made = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not made:
+            made.extend(tmp_path.iterdir())
+            shutil.rmtree(made[0])
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with whole_directory(tmp_path / "made") as directory:
+        assert directory not in made
+        (directory / "file").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_another_machines_are_left_alone(tmp_path, monkeypatch):
+    """Whose locks may not be seen here."""
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "made")], check=False)
+    monkeypatch.setattr(platform, "node", lambda: "another")
+    with whole_directory(tmp_path / "made"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_one_that_was_killed_has_left_is_removed_by_the_next(tmp_path):

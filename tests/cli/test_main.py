@@ -1,7 +1,6 @@
 """The command line itself: fast help, exit codes, one line for every error."""
 
 import errno
-import logging
 import pathlib
 import re
 import subprocess
@@ -191,11 +190,19 @@ def test_the_examples_of_help_are_shell(name, capsys):
     assert example[1].lstrip().startswith(f"cat-jax {name}")
 
 
-def test_tracebacks_that_orbax_raises_too_are_not_logged():
-    def told(path, exc_info):
-        return cli._is_not_raised_too(logging.LogRecord("absl", logging.ERROR, path, 1, "failed", (), exc_info))
-
-    error = (ValueError, ValueError("no space"), None)
-    assert not told("/venv/orbax/checkpoint/futures.py", error)
-    assert told("/venv/orbax/checkpoint/futures.py", None)
-    assert told("/venv/grain/loader.py", error)
+@pytest.mark.parametrize(("flags", "shown"), [([], False), (["--debug"], True)])
+def test_what_orbax_raises_after_it_has_logged_it_is_told_once(flags, shown):
+    path = "site-packages/orbax/checkpoint/_src/futures/future.py"
+    code = f"""
+import logging
+from cat_jax.cli.main import main
+main(["nothing", *{flags!r}])
+error = (ValueError, ValueError("no space"), None)
+for path, raised in (({path!r}, error), ({path!r}, None), ("site-packages/orbax/other.py", error)):
+    text = f"{{path[-9:]}} {{bool(raised)}}"
+    logging.getLogger("absl").handle(logging.LogRecord("absl", logging.ERROR, path, 1, text, (), raised))
+"""
+    said = python(code).stderr
+    assert ("future.py True" in said) == shown
+    assert "future.py False" in said
+    assert "/other.py True" in said

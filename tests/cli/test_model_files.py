@@ -93,18 +93,25 @@ def test_a_checkpoint_may_say_what_model_is_trained(folder):
 
 def test_a_checkpoint_may_say_what_a_teacher_is_beside_a_change(folder, tmp_path):
     (tmp_path / "chat.gin").write_text(
-        f"include 'models/from_checkpoint.gin'\nmodel_from_checkpoint.path = '{folder}'\n"
-        "model_from_checkpoint.changes = {'bos_id': None}\n"
+        f"include 'models/from_checkpoint.gin'\nteacher/model_from_checkpoint.path = '{folder}'\n"
+        "teacher/model_from_checkpoint.changes = {'bos_id': None}\n"
     )
     found = resolved_of(
-        "teach", (), f"TEACHER_DIR='{folder}'", "SIGNAL_DIR='g'", f"TEACHER_MODEL='{tmp_path}/chat.gin'"
+        "teach",
+        (),
+        f"TEACHER_DIR='{folder}'",
+        "SIGNAL_DIR='g'",
+        f"TEACHER_MODEL='{tmp_path}/chat.gin'",
+        "model_from_checkpoint.changes={'scan_layers': True}",  # a student's flag
     )
-    assert (found["model"].embed_dim, found["model"].bos_id) == (16, None)
+    assert (found["model"].embed_dim, found["model"].bos_id, found["model"].scan_layers) == (16, None, False)
     with pytest.raises(UserError, match=r"path cannot be None \(--gin\.INITIAL_CHECKPOINT_PATH=None\)"):
         model_of("models/from_checkpoint.gin", GinFlags(bindings=("INITIAL_CHECKPOINT_PATH=None",)))
 
 
 def test_files_that_set_a_macro_are_named_where_it_is_missing():
     flags = GinFlags(("runs/train.gin",), STORE)
-    with pytest.raises(UserError, match=r"MODEL by --gin_file=models/NAME.gin \(from_checkpoint.gin: .*each in a gin"):
+    with pytest.raises(
+        UserError, match=r"each in a gin file or as a flag, MODEL by --gin_file=models/NAME.gin \(from_che.*, e.g."
+    ):
         configuration.configure(configuration.of_flags(flags), "train")

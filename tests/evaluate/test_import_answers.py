@@ -205,13 +205,19 @@ def test_prices_by_the_token_in_another_unit(choice_world, tmp_path):
     assert table["prediction_length"].to_pylist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_a_price_of_what_is_read_alone_is_told(caplog):
-    lengths = {"input_length": np.ones(2), "prediction_length": np.ones(2)}
-    for output, told in ((0.0, 1), (0.1, 0)):
-        caplog.clear()
-        Cost(unit="USD", per_input_token=0.01, per_output_token=output).of(lengths, 2, "the answers")
-        assert len(caplog.messages) == told
-        assert all("tokens written cost nothing" in message for message in caplog.messages)
+@pytest.mark.parametrize(
+    ("fields", "free"),
+    [
+        ({"per_input_token": 0.01}, "output"),
+        ({"per_output_token": 0.01}, "input"),
+        ({"per_input_token": 0.01, "per_output_token": 0.1}, None),
+        ({"per_input_token": 0.01, "per_answer": 0.1}, None),
+        ({"per_answer": 0.1}, None),
+    ],
+)
+def test_tokens_that_seem_to_cost_nothing_are_told(fields, free, caplog):
+    Cost(unit="USD", **fields)
+    assert [f"Cost.per_{free}_token is not" in message for message in caplog.messages] == [True] * (free is not None)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A decoder-only family from outside goes through training, teaching, evaluation and cascades with no change there.
 
-test_decoder_family.py holds most of it for the project's own one, which is quicker.
+What the project's own decoder-only family does alike, in test_decoder_family.py, is tested of this one exhaustively.
 """
 
 import dataclasses
@@ -35,8 +35,6 @@ from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 from cat_jax.train.optimizer import AdamW
 from cat_jax.types import Batch
-
-pytestmark = pytest.mark.exhaustive
 
 LARGE, SMALL = CausalConfig(vocab_size=10, width=32), CausalConfig(vocab_size=10, num_layers=1)
 XENT, CAT_XENT = Objective(w=1.0, keep="all"), Objective(w=1.0, keep="either")
@@ -116,6 +114,7 @@ def teacher_forced(inputs, targets):
     return Batch(tokens, np.pad(tokens, [(0, 0), (1, 0)])[:, :-1], weights.astype(np.float32))
 
 
+@pytest.mark.exhaustive
 def test_packed_examples_equal_single_ones(root, model):
     run = jax.jit(lambda batch: model(batch).hidden)
     states = {}
@@ -135,6 +134,7 @@ def test_packed_examples_equal_single_ones(root, model):
         np.testing.assert_allclose(found, states[False][example], atol=3e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_decoding_from_prompts_of_unequal_length_equals_the_teacher_forced_pass(model, side):
     inputs, targets = [[2, 3, 4, 5], [], [6, 7]], [[5, 4, 1], [9, 9, 1], [7, 6, 1]]
@@ -154,6 +154,7 @@ def test_decoding_from_prompts_of_unequal_length_equals_the_teacher_forced_pass(
         cache, hidden = step(jnp.array([target[t] for target in targets]), cache) if t < 2 else (cache, hidden)
 
 
+@pytest.mark.exhaustive
 def test_beams_carry_their_prefixes_along(model):
     inputs = [[2, 3, 4, 5], [], [6, 7]]
     prompts = prompt_batch(jnp.array([i + [0] * (4 - len(i)) for i in inputs]), "prefix")
@@ -188,6 +189,7 @@ def test_the_stored_signal_stands_at_its_targets(root, large, signal, pack):
     assert not host.signal.logits[~counted].any()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_student_learns_from_the_stored_signal(students, pack):
     _, metrics = students[pack]
@@ -206,6 +208,7 @@ def test_the_live_teacher_says_what_the_stored_one_does(root, large, signal):
     np.testing.assert_array_equal(host.signal.top1_correct[counted], right[counted])
 
 
+@pytest.mark.exhaustive
 def test_generated_tokens_are_the_teacher_forced_argmax(root, large, tables):
     table, info = read_table(tables / "large" / "backwards.test.parquet")
     store = {e.example_id: e for e in ExampleStore.open(root / "store", "backwards", "test")}
@@ -226,6 +229,7 @@ def test_generated_tokens_are_the_teacher_forced_argmax(root, large, tables):
     assert info.metrics["accuracy"] > 0
 
 
+@pytest.mark.exhaustive
 def test_options_are_scored_as_teacher_forced(root, students, tables):
     table, _ = read_table(tables / "small" / "options.test.parquet")
     store = {e.example_id: e for e in ExampleStore.open(root / "store", "options", "test")}
@@ -238,6 +242,7 @@ def test_options_are_scored_as_teacher_forced(root, students, tables):
         np.testing.assert_allclose(row["option_scores"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_tasks_without_inputs_are_continued_from_nothing(root, large, tables):
     table, _ = read_table(tables / "large" / "free.test.parquet")
     rows = table.to_pylist()
@@ -249,6 +254,7 @@ def test_tasks_without_inputs_are_continued_from_nothing(root, large, tables):
     assert host.batch.decoder_loss_weights[0, 0] == 1
 
 
+@pytest.mark.exhaustive
 def test_the_tables_make_a_cascade(root, tables):
     results = cascade(
         tables_dir=tables,

@@ -108,8 +108,12 @@ def test_files(root, sharded, tmp_path, capfd):
     (pickled / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     said(pickled, "model.safetensors is a pointer of Git LFS", "git lfs pull")
     (tmp_path / "adapters").mkdir()
-    (tmp_path / "adapters" / "adapter_config.json").write_text("{}")
-    said(tmp_path / "adapters", "adapters of PEFT", "merge_and_unload")
+    (tmp_path / "pointer.gguf").write_bytes((pickled / "model.safetensors").read_bytes())
+    said(tmp_path / "pointer.gguf", "pointer.gguf is a pointer of Git LFS")
+    for name in ("adapters", "pickled"):  # the one has a config.json
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").unlink(missing_ok=True)
+        said(tmp_path / name, "adapters of PEFT", "merge_and_unload")
     said(tmp_path / "nowhere", "no checkpoint at", "nowhere")
     said(root, "no checkpoint that is read", "config.json")
     said(root / "model", "a model of cat-jax already")
@@ -139,6 +143,9 @@ def test_rows_that_the_tokenizer_has_a_use_for_are_no_padding(root, tmp_path):
     with pytest.raises(UserError, match=r"vocab_size is 45, and the tokenizer in .* has 46 ids: give 46 or more"):
         import_checkpoint(folder, tmp_path / "model", vocab_size=45)
     assert not (tmp_path / "model").exists()
+    vocabulary += [[f"p{i}", -1.0] for i in range(46, 60)]  # a tokenizer may have ids that its model lacks
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary}}))
+    assert import_checkpoint(folder, tmp_path / "model", vocab_size=50)["vocab_size"] == 50
 
 
 def test_addresses(root, tmp_path, monkeypatch, capfd):
@@ -148,6 +155,7 @@ def test_addresses(root, tmp_path, monkeypatch, capfd):
         ["import", "s3://bucket/folder", "model"],
         ["export", str(root / "model"), "gs://bucket/folder"],
         ["export", "gs://bucket/model", "folder"],
+        ["export", str(root / "model"), "folder", "--tokenizer=gs://bucket/spiece.model"],
     ):
         line = line_of(argv, capfd)
         assert "://bucket/" in line

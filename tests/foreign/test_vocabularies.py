@@ -16,7 +16,15 @@ from cat_jax.data.tokenizer_files import TOKENIZER
 from cat_jax.errors import UserError
 from cat_jax.foreign import families, t5
 from cat_jax.foreign.tokenizer_files import write_tokenizer
-from cat_jax.foreign.vocabulary import SentencePieces, byte_names, eos_id_of, read_pieces, vocabularies_of
+from cat_jax.foreign.vocabulary import (
+    SentencePieces,
+    byte_names,
+    eos_id_of,
+    id_count_of,
+    names_at,
+    read_pieces,
+    vocabularies_of,
+)
 from cat_jax.models.decoder_config import DecoderConfig
 
 
@@ -157,7 +165,7 @@ def test_an_export_says_what_ends_a_sequence(tmp_path, caplog):
 
 
 def test_an_export_with_another_tokenizer_is_told(tmp_path, caplog):
-    """Of pieces, with any number of extra ids, and of bytes."""
+    """Of pieces and of bytes, for a model that has ids enough for either."""
     (tmp_path / "own.model").write_bytes(MODEL)
     (tmp_path / "other.model").write_bytes(GEMMA)
     own = vocabulary_fingerprint(read_pieces(tmp_path / "own.model", 0))
@@ -174,12 +182,39 @@ def test_an_export_with_another_tokenizer_is_told(tmp_path, caplog):
                 assert all(known[:12] in text and name in text for text in told)
 
 
+def test_a_tokenizer_is_its_own_with_and_without_extra_ids_and_whatever_ends_a_sequence(tmp_path):
+    """A store's end may be one that the folder does not file as such; T5's sentinels need not be in its vocabulary."""
+    (tmp_path / "spiece.model").write_bytes(MODEL)
+    found = names_at(tmp_path / "spiece.model")
+    expected = [vocabulary_fingerprint(read_pieces(tmp_path / "spiece.model", extra)) for extra in (0, 100)]
+    assert found == expected == names_at(tmp_path)
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": 3 + i, "content": text, "special": i < 1, **plain} for i, text in enumerate(("<|end|>", "<|no|>"))]
+    tokenizer = {"model": {"type": "Unigram", "unk_id": 2, "vocab": [["a", 0.0], ["b", 0.0], ["?", 0.0]]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**tokenizer, "added_tokens": added}))
+    pytest.importorskip("seqio", reason="compared where SeqIO is installed")
+    pytest.importorskip("tokenizers", reason="compared where tokenizers is installed")
+    for end, known in (("<|end|>", True), (None, True), ("a", False)):
+        name = vocabulary_fingerprint(hugging_face_vocabulary(tmp_path, eos=end))
+        assert (name in names_at(tmp_path), name in names_at(tmp_path / "tokenizer.json")) == (known, known)
+
+
+def test_as_many_ids_as_a_folder_says(tmp_path):
+    assert id_count_of(tmp_path) is None
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}')
+    assert id_count_of(tmp_path) == 384
+    (tmp_path / "spiece.model").write_bytes(MODEL)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    assert id_count_of(tmp_path) == read_pieces(tmp_path / "spiece.model", 0).vocab_size + 100
+
+
 def test_the_vocabularies_of_bytes_are_seqio_s():
     seqio = pytest.importorskip("seqio", reason="compared where SeqIO is installed")
     expected = [vocabulary_fingerprint(seqio.ByteVocabulary(extra)) for extra in (0, 1, 125)]
     found = byte_names(384)
     assert [found[0], found[1], found[125]] == expected
     assert len(found) == 126
+    assert byte_names(1000)[126:] == [vocabulary_fingerprint(seqio.ByteVocabulary(1000 - 259))]
 
 
 def test_the_vocabulary_of_t5_is_that_of_seqio(fixtures):
