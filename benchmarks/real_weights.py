@@ -122,7 +122,7 @@ def smollm2(args: argparse.Namespace, scratch: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{args.gguf} has no chat template", "take a file of an instruction-tuned model")
     tokenizer = load_tokenizer(files.content, "token", files.path)
     turns = [{"role": "user", "content": args.question}, {"role": "assistant", "content": ""}]
-    text, _ = ChatTemplate(files.chat_template, files.tokens, files.special).split(turns)
+    text, _ = ChatTemplate(files.chat_template, files.tokens, files.tokens["eos"], files.special).split(turns)
     prompt = tokenizer.encode(text, add_special_tokens=False).ids
     start = time.perf_counter()
     model = Ours(pathlib.Path(args.gguf))

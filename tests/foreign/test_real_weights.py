@@ -11,6 +11,7 @@ from flax import nnx
 
 from cat_jax.checkpoint.params import load_model
 from cat_jax.errors import UserError
+from cat_jax.models.decoder_config import DecoderConfig
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.types import Batch
 
@@ -76,3 +77,34 @@ def test_stories15m_tells_a_story(weights, monkeypatch, capsys):
     tokenizer = weights.parent.parent / "tokenizers" / "llama2_tokenizer.model"
     found = run(monkeypatch, capsys, "stories15m", f"--bin={weights}", f"--tokenizer={tokenizer}")
     assert found["stories"]["greedy"]["text"].startswith("Once upon a time")
+
+
+def test_the_question_is_asked_of_any_model_with_a_chat_template(tmp_path, monkeypatch, capsys):
+    """A small one, of random weights, whose answer means nothing."""
+    gguf = pytest.importorskip("gguf", reason="needs the `gguf` extra")
+    pytest.importorskip("tokenizers", reason="needs the `tokenizers` extra")
+    pytest.importorskip("jinja2", reason="needs the `tokenizers` extra")
+    from gguf_cases import tensors_of, write_folder, write_gguf
+    from test_gguf_tokenizer import WORDS, metadata_of
+
+    config = DecoderConfig(
+        vocab_size=len(WORDS) + 4, embed_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=1, bos_id=None
+    )
+    template = (
+        "{% for m in messages %}Q{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    metadata = {
+        **metadata_of("smollm"),
+        "tokenizer.chat_template": f"{template}{{% if add_generation_prompt %}}Q{{% endif %}}",
+    }
+
+    def more(writer):
+        for key, value in metadata.items():
+            kind = gguf.GGUFValueType.get_type(value)
+            writer.add_key_value(key, value, gguf.GGUFValueType.UINT32 if isinstance(value, int) else kind)
+
+    write_gguf(tmp_path / "a.gguf", config, tensors_of(write_folder(tmp_path / "folder", config)), more=more)
+    found = run(monkeypatch, capsys, "smollm2", f"--gguf={tmp_path / 'a.gguf'}", "--question=why?", "--length=3")
+    assert found["prompt"] == "Qwhy?Q"
+    assert len(found["answer"]) > 0
+    assert 0 < found["passage_loss"] < 20
