@@ -169,7 +169,9 @@ if __name__ == "__main__":  # spawned workers import this again
 
 
 @pytest.mark.slow
-def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd, workers):
+    """Killed while two workers write, and gone on with by others or none."""
     settings = config(tmp_path / "whole", "toy_big", examples_per_shard=1000)
     prepare(settings)
     expected = contents(tmp_path / "whole")
@@ -189,7 +191,7 @@ def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd):
     for path in directory.glob("shard-*"):
         assert path.read_bytes() == expected[str(path.relative_to(tmp_path / "killed"))]
     capfd.readouterr()
-    prepare(dataclasses.replace(settings, store_dir=str(tmp_path / "killed"), workers=2))
+    prepare(dataclasses.replace(settings, store_dir=str(tmp_path / "killed"), workers=workers))
     assert contents(tmp_path / "killed") == expected
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished shard was redone"
     said = capfd.readouterr().err

@@ -106,6 +106,7 @@ for name, decoding in (("beam", BEAM), ("sampling", SAMPLING)):
 """
 
 
+@pytest.mark.exhaustive
 def test_the_bytes_do_not_depend_on_the_mesh(world, tmp_path):
     script = SCRIPT.format(here=str(HERE), mesh=(1, 2, 4))
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}

@@ -351,16 +351,18 @@ def test_shared_layers_round_otherwise(tables, start, tmp_path):
     assert rounded > 0, "then nothing was shared"
 
 
-def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, tmp_path):
-    """SIGKILL in the middle of a write: of a first part, of a later part, of a table."""
-    left = []
-    for kill_at in (1, 3, 9, 17):
+@pytest.mark.parametrize("instants", [(3, 17), pytest.param((1, 3, 9, 17), marks=pytest.mark.exhaustive)], ids=str)
+def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, tmp_path, instants):
+    """SIGKILL in the middle of a write: of a part, of a table; exhaustively, of the first part and of others, too."""
+    left = {}
+    for kill_at in instants:
         codes, said = finish(start(tmp_path, kill_at=kill_at))
         assert codes == [-signal.SIGKILL], said
-        left.append([len(list(tmp_path.glob(pattern))) for pattern in ("*/*.parts/*.parquet", "*/*.test.parquet")])
-    assert left[0] == [0, 0]
-    assert left[1] == [2, 0], "killed in the third part of the first table"
-    assert 0 < left[-1][1] < 4, "killed with some tables finished"
+        patterns = ("*/*.parts/*.parquet", "*/*.test.parquet")
+        left[kill_at] = [len(list(tmp_path.glob(pattern))) for pattern in patterns]
+    assert left.get(1, [0, 0]) == [0, 0]
+    assert left[3] == [2, 0], "killed in the third part of the first table"
+    assert 0 < left[17][1] < 4, "killed with some tables finished"
     codes, said = finish(start(tmp_path))
     assert codes == [0], said
     assert "evaluate model0 on choices" not in said, "that table was finished and is not made again"

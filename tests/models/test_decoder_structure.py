@@ -68,7 +68,9 @@ def test_a_seed_gives_the_same_numbers_scanned_or_not():
     assert not np.concatenate(norms).any()  # a scale of one
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, "minimal"), (False, "full")])
+@pytest.mark.parametrize(
+    ("scan", "remat"), [pytest.param(True, "minimal", marks=pytest.mark.exhaustive), (False, "full")]
+)
 def test_neither_scanning_nor_rematerialisation_changes_anything(scan, remat):
     """Layers of two kinds, with dropout."""
     expected_hidden, expected = gradient(UNROLLED)

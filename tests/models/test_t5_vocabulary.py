@@ -20,7 +20,9 @@ SIZES = {"num_encoder_layers": 1, "num_decoder_layers": 1}
 PADDED_TO = 64
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["untied", "tied"]
+)
 def models(request):
     """(configuration, graph definition, parameters) of a model without and one with padding, of one seed."""
     plain = tiny_config(tie_embeddings=request.param, **SIZES)

@@ -182,12 +182,14 @@ def test_two_hosts_of_four_devices_write_the_same_bytes(world, tmp_path):
         assert contents(tmp_path / name) == contents(world.signals[name])
 
 
-def test_eight_devices_write_the_same_bytes_on_every_mesh(tmp_path):
+@pytest.mark.parametrize("meshes", [["both"], pytest.param(["data", "tensor"], marks=pytest.mark.exhaustive)])
+def test_eight_devices_write_the_same_bytes_on_every_mesh(tmp_path, meshes):
     """The full layout keeps every bit of every logit."""
     write_store(tmp_path / "store")
     write_teacher(tmp_path / "model", config=dataclasses.replace(CONFIG, num_heads=4))
     teach(tmp_path / "model", tmp_path / "store", "toy:a", tmp_path / "one", layout=FullLayout(), batch_size=8)
     runs = {"data": ("full", (8, 1, 1)), "both": ("full", (2, 4, 1)), "tensor": ("full", (1, 2, 4))}
+    runs = {name: runs[name] for name in meshes}
     teach_in_processes(tmp_path, tmp_path, runs, processes=1, devices=8)
     for name in runs:
         assert contents(tmp_path / name) == contents(tmp_path / "one"), name

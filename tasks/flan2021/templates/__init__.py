@@ -1,0 +1,1 @@
+"""Templates of FLAN2021's data sets, one TOML file each."""
