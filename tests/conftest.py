@@ -7,9 +7,9 @@ raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correct
 """
 
 import gc
-import itertools
 import os
 import pathlib
+import resource
 import sys
 
 import pytest
@@ -31,13 +31,21 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-_MODULES = itertools.count(1)
+_LARGEST = 3 << 30
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled():
-    """Now and then what was compiled is dropped: a worker would grow to 5 GB otherwise."""
+    """What was compiled is dropped when a worker has become large: it would grow to 5 GB otherwise."""
     yield
-    if next(_MODULES) % 8 == 0 and "jax" in sys.modules:
+    if "jax" in sys.modules and _resident_bytes() > _LARGEST:
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+def _resident_bytes():
+    """Of this process, where Linux tells; elsewhere the most that it ever was."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

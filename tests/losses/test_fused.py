@@ -15,6 +15,8 @@ from cat_jax.losses.objective import Objective
 from cat_jax.losses.terms import Terms
 from cat_jax.types import Batch, Head, ModelOutput, SparseDistribution, TeacherSignal
 
+pytestmark = pytest.mark.slow
+
 UNEVEN, ONE = FusedHead(block_tokens=7), FusedHead(block_tokens=1000)  # 24 tokens: blocks of 8, and one of all
 
 

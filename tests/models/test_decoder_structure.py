@@ -22,6 +22,8 @@ from cat_jax.models.stack import stack_layers, unstack_layers
 from cat_jax.parallel.rules import DEFAULT_RULES
 from cat_jax.train.matrices import joined_shape
 
+pytestmark = pytest.mark.slow
+
 UNROLLED = tiny_config("gemma3", dropout_rate=0.3, **BOTH_KINDS)
 SCANNED = dataclasses.replace(UNROLLED, scan_layers=True)
 KEY = jax.random.key(0)

@@ -15,6 +15,8 @@ from cat_jax.models.stack import stack_layers, unstack_layers
 from cat_jax.models.t5_config import T5Config
 from cat_jax.parallel.rules import DEFAULT_RULES
 
+pytestmark = pytest.mark.slow
+
 UNROLLED = tiny_config(dropout_rate=0.3)
 SCANNED = dataclasses.replace(UNROLLED, scan_layers=True)
 KEY = jax.random.key(0)

@@ -28,6 +28,8 @@ from cat_jax.teacher.layout import BitLayout
 from cat_jax.teacher.store import StoredTeacher
 from cat_jax.train.optimizer import AdamW
 
+pytestmark = pytest.mark.slow
+
 CASE = TrainCase(STUDENT, Objective(w=0.5), AdamW(), TEACHER, None, 16 * len(jax.devices()), LENGTHS)
 """The train step of `job()`."""
 

@@ -19,6 +19,8 @@ from cat_jax.teacher.manifest import TeacherIdentity
 from cat_jax.teacher.store import StoredTeacher
 from cat_jax.teacher.writer import teach
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mesh():

@@ -35,6 +35,8 @@ from cat_jax.teacher.manifest import read_manifest
 from cat_jax.teacher.store import SignalStore
 from cat_jax.teacher.writer import teach
 
+pytestmark = pytest.mark.slow
+
 TASK_DIR = pathlib.Path("toy%3Aa", "train")
 
 

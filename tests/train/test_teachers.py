@@ -18,6 +18,8 @@ from cat_jax.teacher.store import StoredTeacher
 from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 
+pytestmark = pytest.mark.slow
+
 SPARSE = SparseLayout(top_k=4, tail_draws=4)
 
 

@@ -38,6 +38,8 @@ from cat_jax.train.loop import train
 from cat_jax.train.optimizer import Adafactor, AdamW
 from cat_jax.train.window import MetricWindow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
