@@ -40,7 +40,7 @@ def test_float64_equals_the_oracle(fields, kind, head):
 
 
 @pytest.mark.parametrize(("fields", "kind"), [SETTINGS[4], SETTINGS[13], SETTINGS[14]], ids=str)
-@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("padding", [pytest.param(0, marks=pytest.mark.exhaustive), 3])
 def test_softcap(fields, kind, padding):
     with jax.enable_x64(True):
         case = case_for(fields, kind)
