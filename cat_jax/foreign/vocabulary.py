@@ -33,7 +33,8 @@ BYTE_IDS = 259
 """Padding, end of sequence, unknown, and a token for every byte."""
 
 _BYT5_EOS_ID = 1
-_DEFAULT_EXTRA_IDS = {"T5Tokenizer": T5_EXTRA_IDS, "T5TokenizerFast": T5_EXTRA_IDS}
+_BYT5 = "ByT5Tokenizer"
+_DEFAULT_EXTRA_IDS = {"T5Tokenizer": T5_EXTRA_IDS, "T5TokenizerFast": T5_EXTRA_IDS, _BYT5: BYTE_EXTRA_IDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +146,8 @@ def id_count_of(folder: pathlib.Path) -> int | None:
         pieces = read_pieces(folder / model, extra_ids_of(folder)) if (folder / model).is_file() else None
         if pieces is not None:
             return pieces.vocab_size
-    settings = _settings_of(folder)
-    return BYTE_IDS + settings.get("extra_ids", 0) if settings.get("tokenizer_class") == "ByT5Tokenizer" else None
+    is_bytes = _settings_of(folder).get("tokenizer_class") == _BYT5
+    return BYTE_IDS + extra_ids_of(folder) if is_bytes else None
 
 
 def eos_id_of(folder: pathlib.Path) -> int | None:
@@ -162,7 +163,7 @@ def eos_id_of(folder: pathlib.Path) -> int | None:
         pieces = read_pieces(folder / model, 0) if (folder / model).is_file() else None
         if pieces is not None:
             return None if pieces.eos_id < 0 else pieces.eos_id
-    return _BYT5_EOS_ID if _settings_of(folder).get("tokenizer_class") == "ByT5Tokenizer" else None
+    return _BYT5_EOS_ID if _settings_of(folder).get("tokenizer_class") == _BYT5 else None
 
 
 def _ends_of(folder: pathlib.Path) -> list[int]:

@@ -203,6 +203,10 @@ def test_as_many_ids_as_a_folder_says(tmp_path):
     assert id_count_of(tmp_path) is None
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}')
     assert id_count_of(tmp_path) == 384
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert id_count_of(tmp_path) == 384
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0}')
+    assert id_count_of(tmp_path) == 259
     (tmp_path / "spiece.model").write_bytes(MODEL)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
     assert id_count_of(tmp_path) == read_pieces(tmp_path / "spiece.model", 0).vocab_size + 100

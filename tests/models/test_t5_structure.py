@@ -70,11 +70,7 @@ def gradient(config):
 
 @pytest.mark.parametrize(
     ("scan", "remat"),
-    [
-        pytest.param(False, "minimal", marks=pytest.mark.exhaustive),
-        pytest.param(True, "minimal", marks=pytest.mark.exhaustive),
-        (True, "full"),
-    ],
+    [pytest.param(False, "minimal", marks=pytest.mark.exhaustive), (True, "minimal"), (True, "full")],
 )
 def test_rematerialisation_changes_no_gradient(scan, remat):
     config = SCANNED if scan else UNROLLED
