@@ -106,9 +106,9 @@ def import_checkpoint(
 
 def _check_ids(found: Found, rows: int, vocab_size: int | None) -> None:
     """Refuses to take rows for padding that the tokenizer beside them has a use for."""
-    if vocab_size is None or vocab_size >= rows or not found.path.is_dir():
+    if vocab_size is None or vocab_size >= rows or not (found.path.is_dir() or found.kind == GGUF):
         return
-    used = id_count_of(found.path)
+    used = gguf_model.id_count(found.path) if found.kind == GGUF else id_count_of(found.path)
     if used is not None and vocab_size < used:
         raise UserError(
             f"vocab_size is {vocab_size}, and the tokenizer in {found.path} has {used} ids",

@@ -26,8 +26,10 @@ BEGUN = "training.json"
 def check_writable(directory: str | os.PathLike, what: str) -> None:
     """Makes sure that files can be written to `directory`, so that a mistake shows before hours of work.
 
+    What is refused later leaves nothing: a directory that is not there is not made, its nearest parent is tried.
+
     Args:
-      directory: it and its parents are made.
+      directory: it or its parents.
       what: the macro or parameter that names it, for the message.
 
     Raises:
@@ -35,16 +37,13 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
     """
     path = pathlib.Path(directory)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as e:
-        raise UserError(f"{path} ({what}) is not a directory", f"move that file away, or set {what} to another") from e
-    except OSError as e:
-        raise cannot_write(path, e) from e
-    try:
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".check.") as probe:
+        there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".check.") as probe:
             probe.write(b"\0" * 4096)
             probe.flush()
             os.fsync(probe.fileno())
+    except (FileExistsError, NotADirectoryError) as e:
+        raise UserError(f"{path} ({what}) is not a directory", f"move that file away, or set {what} to another") from e
     except OSError as e:
         raise cannot_write(path, e) from e
 

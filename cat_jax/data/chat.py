@@ -61,6 +61,14 @@ def render_chat(
     chat = ChatTemplate.of(output_features["inputs"].vocabulary, output_features["targets"].vocabulary, template)
 
     def render(roles: Any, contents: Any) -> tuple[str, str, bool]:
+        try:
+            return rendered(roles, contents)
+        except UserError as e:
+            first = contents[0].decode() if len(contents) else ""
+            beginning = first[:_SHOWN] + "…" * (len(first) > _SHOWN)
+            raise UserError(f"{e.problem}, in the row whose first turn is {beginning!r}", e.mend) from e
+
+    def rendered(roles: Any, contents: Any) -> tuple[str, str, bool]:
         if len(roles) != len(contents):
             raise UserError(
                 f"a conversation has {len(roles)} roles and {len(contents)} contents", "give each turn one of both"
@@ -89,11 +97,14 @@ def render_chat(
                 "name the fields (roles=..., contents=...), or split `messages` into them in a preprocessor before",
             )
     as_it_is = tf.autograph.experimental.do_not_convert
-    rendered = dataset.map(as_it_is(add), num_parallel_calls=tf.data.AUTOTUNE)
-    return rendered.filter(as_it_is(lambda row: row[_KEEP])).map(as_it_is(without_mark))
+    added = dataset.map(as_it_is(add), num_parallel_calls=tf.data.AUTOTUNE)
+    return added.filter(as_it_is(lambda row: row[_KEEP])).map(as_it_is(without_mark))
 
 
 _KEEP = "render_chat_keeps"
+
+_SHOWN = 60
+"""Letters of a row's first turn in a message, enough to look it up."""
 
 
 class ChatTemplate:

@@ -21,7 +21,7 @@ from cat_jax.files import write_json
 from cat_jax.foreign.arrays import Checkpoint, read_all
 from cat_jax.foreign.feeding import with_bos_id
 from cat_jax.foreign.gguf_file import GgufArray, GgufFile, read_file
-from cat_jax.foreign.gguf_tokenizer import bos_id_of, write_tokenizer
+from cat_jax.foreign.gguf_tokenizer import bos_id_of, id_count_of, write_tokenizer
 from cat_jax.foreign.hugging_face import CONFIG, GENERATION
 from cat_jax.foreign.vocabulary import vocabularies_of
 from cat_jax.models.rope import plain_frequencies, slowed_as_llama3
@@ -149,6 +149,15 @@ def read_vocabularies(path: pathlib.Path) -> dict[str, Known]:
       UserError: as `read_config`.
     """
     return dict(_vocabularies(read_file(path)))
+
+
+def id_count(path: pathlib.Path) -> int | None:
+    """How many ids its tokenizer gives a meaning; None where it has none.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return id_count_of(read_file(path).metadata)
 
 
 @functools.lru_cache(maxsize=2)

@@ -72,6 +72,13 @@ def bos_id_of(metadata: Mapping[str, Any]) -> int | None:
     return metadata.get("tokenizer.ggml.bos_token_id") if stands else None
 
 
+def id_count_of(metadata: Mapping[str, Any]) -> int | None:
+    """How many ids the tokenizer gives a meaning; None where there is no tokenizer."""
+    tokens = metadata.get("tokenizer.ggml.tokens") or ()
+    padding = _padding(tokens, _types(metadata))
+    return max((i + 1 for i in range(len(tokens)) if i not in padding), default=None)
+
+
 def write_tokenizer(metadata: Mapping[str, Any], folder: pathlib.Path) -> str | None:
     """Writes tokenizer.json and tokenizer_config.json; returns why not, if not.
 
@@ -100,10 +107,10 @@ def write_tokenizer(metadata: Mapping[str, Any], folder: pathlib.Path) -> str | 
 def _tokenizer(
     metadata: Mapping[str, Any], tokens: Sequence[str], merges: Sequence[str], cuts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    types = _types(metadata)
     added = dict.fromkeys(i for i, kind in enumerate(types) if kind in (_CONTROL, _USER_DEFINED))
-    # Rows of padding have tokens that no tokenizer has; and those added to a finished vocabulary are no part of it.
-    unused = {i for i, kind in enumerate(types) if kind == _UNUSED and tokens[i] == f"[PAD{i}]"}
+    # Tokens added to a finished vocabulary are no part of it.
+    unused = _padding(tokens, types)
     end = max((i + 1 for i in range(len(tokens)) if i not in unused and i not in added), default=0)
     return {
         "version": "1.0",
@@ -128,6 +135,15 @@ def _tokenizer(
             "merges": [merge.split(" ", 1) for merge in merges],
         },
     }
+
+
+def _types(metadata: Mapping[str, Any]) -> Sequence[int]:
+    return metadata.get("tokenizer.ggml.token_type") or [1] * len(metadata.get("tokenizer.ggml.tokens") or ())
+
+
+def _padding(tokens: Sequence[str], types: Sequence[int]) -> set[int]:
+    """Rows of padding, whose tokens no tokenizer has."""
+    return {i for i, kind in enumerate(types) if kind == _UNUSED and tokens[i] == f"[PAD{i}]"}
 
 
 def _added(number: int, text: str, special: bool) -> dict[str, Any]:

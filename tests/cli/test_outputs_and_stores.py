@@ -11,9 +11,10 @@ from cat_jax.cli.command import GinFlags
 from cat_jax.errors import UserError
 
 
-def test_a_directory_is_made_and_left_empty(tmp_path):
-    outputs.check_writable(tmp_path / "a" / "b", "MODEL_DIR")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+@pytest.mark.parametrize("path", [".", "a/b"])
+def test_a_directory_that_may_be_written_is_left_as_it_is(tmp_path, path):
+    outputs.check_writable(tmp_path / path, "MODEL_DIR")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])

@@ -10,6 +10,7 @@ from cat_jax.checkpoint.imported import import_checkpoint
 from cat_jax.checkpoint.params import read_model_file
 from cat_jax.data.hugging_face import load_tokenizer
 from cat_jax.data.tokenizer_files import read_tokenizer
+from cat_jax.errors import UserError
 from cat_jax.foreign.gguf_tokenizer import write_tokenizer
 from cat_jax.foreign.vocabulary import vocabularies_of
 from cat_jax.models.decoder_config import DecoderConfig
@@ -130,6 +131,9 @@ def test_an_import_keeps_it_and_an_export_hands_it_on(tmp_path, caplog):
         writer.add_add_bos_token(False)
 
     write_gguf(tmp_path / "a.gguf", config, tensors, more=more)
+    used = len(WORDS) + 3  # all but the row of padding
+    with pytest.raises(UserError, match=rf"vocab_size is {used - 1}, and .* has {used} ids: give {used} "):
+        import_checkpoint(tmp_path / "a.gguf", tmp_path / "model", vocab_size=used - 1)
     summary = import_checkpoint(tmp_path / "a.gguf", tmp_path / "model")
     kept = tmp_path / "model" / "huggingface"
     known = vocabularies_of(kept)
