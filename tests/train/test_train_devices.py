@@ -1,5 +1,6 @@
 """One device == 8 fake devices == 2 processes of 4, and what one of them saved another goes on with."""
 
+import functools
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from cat_jax.teacher.writer import teach
 from cat_jax.train.loop import train
 
 MESHES = {"data 8": (8, 1, 1), "data 2, fsdp 4": (2, 4, 1), "fsdp 2, tensor 4": (1, 2, 4)}
-STEPS = 6
+STEPS, MANY = 6, 50
 PROGRAM = pathlib.Path(__file__).parent / "device_program.py"
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,13 @@ def finish(jobs):
 
 @pytest.fixture(scope="module")
 def one_device(world):
-    return finish(start(world, {"one": (1, 1, 1)}, evaluate=True))["one"]
+    """steps -> what one device has after so many."""
+
+    @functools.cache
+    def trained(steps=STEPS):
+        return finish(start(world, {f"one, {steps}": (1, 1, 1)}, steps=steps, evaluate=True))[f"one, {steps}"]
+
+    return trained
 
 
 def assert_same_curve(log, expected):
@@ -72,14 +79,15 @@ def assert_same_curve(log, expected):
 
 
 @pytest.mark.parametrize(
-    "names", [["data 2, fsdp 4"], pytest.param(["data 8", "fsdp 2, tensor 4"], marks=pytest.mark.exhaustive)]
+    ("names", "steps"),
+    [(["data 2, fsdp 4"], STEPS), pytest.param(list(MESHES), MANY, marks=pytest.mark.exhaustive)],
 )
-def test_eight_devices_train_as_one(world, one_device, names):
-    meshes = {name: MESHES[name] for name in names}
-    results = finish(start(world, meshes, devices=8, evaluate=True))
+def test_eight_devices_train_as_one(world, one_device, names, steps):
+    meshes = {f"{name}, {steps}": MESHES[name] for name in names}
+    results = finish(start(world, meshes, devices=8, steps=steps, evaluate=True))
     assert results.keys() == meshes.keys()
     for _, _, log in results.values():
-        assert_same_curve(log, one_device[2])
+        assert_same_curve(log, one_device(steps)[2])
 
 
 @pytest.mark.exhaustive
@@ -93,11 +101,11 @@ def test_adapters_train_on_eight_devices_as_on_one(world):
 @pytest.mark.exhaustive
 def test_two_processes_of_four_devices_train_as_one(world, one_device):
     meshes = {f"two processes, {name}": shape for name, shape in MESHES.items()}
-    results = finish(start(world, meshes, processes=2, devices=4))
+    results = finish(start(world, meshes, processes=2, devices=4, steps=MANY))
     assert results.keys() == meshes.keys()
     for steps, _, log in results.values():
-        assert steps == one_device[0]
-        assert_same_curve(log, training(one_device[2]))
+        assert steps == one_device(MANY)[0]
+        assert_same_curve(log, training(one_device(MANY)[2]))
 
 
 def training(log):
@@ -124,7 +132,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(world, one_device):
         if step != 3:
             shutil.rmtree(world / name / "checkpoints" / str(step))
     _, _, records = finish(start(world, {name: (1, 1, 1)}))[name]
-    assert_same_curve(records, training(one_device[2]))
+    assert_same_curve(records, training(one_device()[2]))
 
 
 KILLER = """
