@@ -40,8 +40,8 @@ IGNORED = (".gin", ".lock")
 AIMS = ("prepare", "train.teacher", "saving", "teach", "train.student", "saving", "evaluate.students")
 """What kills are aimed at, in the order in which a run comes by; "saving" is a checkpoint without its seal."""
 
-LONGEST_WAIT = 5.0
-"""Seconds after the start of a stage within which its kill comes."""
+LONGEST_WAIT = 15.0
+"""Seconds after the start of a stage within which its kill comes: it has begun its work after some five."""
 
 
 def digests(run_dir: pathlib.Path) -> dict[str, str]:
@@ -81,14 +81,19 @@ def descendants(pid: int) -> set[int]:
     return family
 
 
-def kill_all(process: subprocess.Popen) -> None:
-    """SIGKILL to the run and everything below it."""
+def kill_all(process: subprocess.Popen) -> list[str]:
+    """SIGKILL to the run and everything below it; returns the stages' commands, such as "teach"."""
+    killed = set()
     for pid in descendants(process.pid):
         try:
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        except (ProcessLookupError, FileNotFoundError):
+            continue  # it has ended meanwhile
+        if "cat_jax.cli.main" in words:
+            killed.add(words[words.index("cat_jax.cli.main") + 1])
     process.wait()
+    return sorted(killed - {"run"})
 
 
 def stages(run_dir: pathlib.Path, since: float) -> list[str]:
@@ -100,7 +105,7 @@ def stages(run_dir: pathlib.Path, since: float) -> list[str]:
 
 
 def kill_at(aim: str, process: subprocess.Popen, run_dir: pathlib.Path, rng: random.Random) -> str | None:
-    """Kills the run at a random instant of a stage; returns the stage, or None if the run ended first."""
+    """Kills the run at a random instant of a stage; returns what was running, or None if the run ended first."""
     began = time.time()
     while not any(name.startswith(aim) for name in stages(run_dir, began)[-1:]):
         if process.poll() is not None:
@@ -112,9 +117,8 @@ def kill_at(aim: str, process: subprocess.Popen, run_dir: pathlib.Path, rng: ran
             return None
         except subprocess.TimeoutExpired:
             pass
-    at = stages(run_dir, began)
-    kill_all(process)
-    return " ".join(at[-2:] if at[-1] == "saving" else at[-1:])
+    saving = ["saving"] * ("saving" in stages(run_dir, began))
+    return " ".join(kill_all(process) + saving)
 
 
 def main() -> int:

@@ -61,7 +61,7 @@ def finish(jobs):
 
 @pytest.fixture(scope="module")
 def one_device(world):
-    """steps -> what one device has after so many."""
+    """Steps -> what one device has after so many."""
 
     @functools.cache
     def trained(steps=STEPS):
