@@ -34,6 +34,7 @@ from cat_jax.checkpoint.seal import (
 )
 from cat_jax.errors import UserError
 from cat_jax.files import atomic_write, cannot_write, read_json, write_json
+from cat_jax.parallel.barrier import barrier
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class CheckpointManager:
             if removed:
                 logger.warning("removed unfinished checkpoints: %s", ", ".join(removed))
         if writable:
-            _barrier("open", self.directory)
+            _meet("open", self.directory)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -140,6 +141,19 @@ class CheckpointManager:
         self._thread = threading.Thread(target=self._finish, args=(directory, seal, host_bytes), name="checkpoint")
         self._thread.start()
 
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Puts evaluation metrics into the seal of a step that was saved before it was evaluated.
+
+        Raises:
+          UserError: the disk is full or read-only; the seal is as it was.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            directory = self.directory / str(step)
+            scores = {name: float(value) for name, value in metrics.items()}
+            write_seal(directory, dataclasses.replace(read_seal(directory), metrics=scores))
+        _meet("rated", self.directory / str(step))
+
     def restore(
         self, step: int, abstract_params: Mapping[str, Any], abstract_state: Mapping[str, Any] | None = None
     ) -> Restored:
@@ -151,7 +165,8 @@ class CheckpointManager:
           abstract_state: the same for the rest; None reads the parameters alone.
 
         Raises:
-          UserError: a file is damaged or missing (names it), or the arrays have other names or shapes.
+          UserError: a file is damaged or missing (names it), or the arrays have other names or shapes, or those of the
+            state other dtypes.
         """
         directory = self.directory / str(step)
         seal = read_seal(directory)
@@ -236,10 +251,10 @@ class CheckpointManager:
     def _seal(self, directory: pathlib.Path, seal: Seal, host: bytes) -> None:
         process, processes = jax.process_index(), jax.process_count()
         atomic_write(directory / "host" / f"{process}.json", host)
-        _barrier("host", directory)
+        _meet("host", directory)
         share = files_to_check(directory)[process::processes]
         write_json(directory / "sums" / f"{process}.json", hash_files(directory, share))
-        _barrier("sums", directory)
+        _meet("sums", directory)
         if process == 0:
             files: dict[str, str] = {}
             for k in range(processes):
@@ -247,7 +262,7 @@ class CheckpointManager:
             write_seal(directory, dataclasses.replace(seal, files=files))
             for step in unwanted_steps(self.directory, self._config):
                 remove_step(self.directory / str(step))
-        _barrier("sealed", directory)
+        _meet("sealed", directory)
 
 
 def _describe(arrays: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -261,12 +276,13 @@ def _check_arrays(directory: pathlib.Path, item: str, saved: dict[str, list[Any]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(f"{directory / item}: only the {where} has {missing[0]}{more}", mend)
-    for name, (_, shape) in saved.items():
-        if tuple(shape) != tuple(wanted[name].shape):
-            raise UserError(
-                f"{directory / item}: {name} is {tuple(shape)} in the checkpoint and {tuple(wanted[name].shape)} here",
-                mend,
-            )
+    for name, (dtype, shape) in saved.items():
+        here = wanted[name]
+        was, now = str(tuple(shape)), str(tuple(here.shape))
+        if was == now and item == "state":  # parameters may be read as any dtype, moments would be rounded
+            was, now = dtype, str(here.dtype)
+        if was != now:
+            raise UserError(f"{directory / item}: {name} is {was} in the checkpoint and {now} here", mend)
 
 
 def _verify(directory: pathlib.Path, seal: Seal, files: list[str]) -> None:
@@ -312,7 +328,5 @@ def _disk_errors(directory: pathlib.Path) -> Iterator[None]:
         raise cannot_write(directory, OSError(0, trouble.group())) from e
 
 
-def _barrier(what: str, directory: pathlib.Path) -> None:
-    """All processes arrive before any goes on; through the coordination service, so that it may run in a thread."""
-    if jax.process_count() > 1:
-        ocp.multihost.get_barrier_sync_fn()(key=f"cat_jax.checkpoint.{what}.{directory.name}", timeout_ms=1_200_000)
+def _meet(what: str, directory: pathlib.Path) -> None:
+    barrier(f"checkpoint.{what}.{directory.name}")

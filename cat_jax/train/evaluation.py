@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -77,11 +77,18 @@ class Evaluator:
         self._step = program.evaluator(objective, len(stores))
         self._kept: list[HostBatch] | None = None
 
-    def __call__(self, params: Params) -> dict[str, float]:
-        """Scalars as `losses.metrics.summarize` gives them, and `sequence_accuracy`, over all tasks and per task."""
+    def __call__(self, params: Params, should_stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+        """Scalars as `losses.metrics.summarize` gives them, and `sequence_accuracy`, over all tasks and per task.
+
+        Args:
+          params: the student's.
+          should_stop: asked once per batch, on every process alike; once it is so, None is returned.
+        """
         pending: list[PackedMetrics] = []
         totals: dict[str, np.ndarray] = {}
         for host in self._batches():
+            if should_stop():
+                return None
             pending.append(self._step(params, self._program.teacher_leaves, *self._place(host)))
             if len(pending) > _AHEAD:
                 _add(totals, pending.pop(0))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from cat_jax.lock import locked
 from cat_jax.losses.objective import Objective
 from cat_jax.models.flops import train_flops
 from cat_jax.models.lora import Lora, adapted
+from cat_jax.parallel.barrier import barrier
 from cat_jax.parallel.batches import check_batch_size
 from cat_jax.parallel.mesh import MeshConfig
 from cat_jax.parallel.rules import DEFAULT_RULES, AxisRules
@@ -130,8 +131,8 @@ def train(
             "train.lora without INITIAL_CHECKPOINT_PATH: the adapters are of a model that is drawn at random"
         )
     sequences = {"eos_id": data.features["targets"].eos_id, "length": sum(train_dataset.feature_lengths.values())}
-    claim_directory(model_dir, student, vocabularies, described, sequences)
     with _hold(model_dir):
+        claim_directory(model_dir, student, vocabularies, described, sequences)
         loaded = live.load(devices) if live is not None else None
         program = build_program(
             student,
@@ -151,12 +152,14 @@ def train(
         return Run(model_dir, plan, program, data, make_place(devices, objective), evaluator, flops).train()
 
 
-def _hold(model_dir: str | os.PathLike) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _hold(model_dir: str | os.PathLike) -> Iterator[None]:
     """Keeps a second trainer out: one that a scheduler starts again while the first still saves waits for it."""
-    if jax.process_index() != 0:
-        return contextlib.nullcontext()
     path = pathlib.Path(model_dir) / ".train.lock"
-    return locked(path, "another `train`", "stop it, or name another MODEL_DIR", patience=_SAVING_SECONDS)
+    lock = locked(path, "another `train`", "stop it, or name another MODEL_DIR", patience=_SAVING_SECONDS)
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
+        barrier("train.held")
+        yield
 
 
 def _check_plan(plan: Plan, num_microbatches: int, eval_batches: int | None, eval_dataset: Any) -> None:

@@ -90,7 +90,7 @@ class Run:
         self._progress: Progress | None = None
         self._scores: Mapping[str, float] = {}
         self._note = ""
-        self._evaluated = self._saved = 0
+        self._evaluated = self._saved = self._rated = 0
 
     def train(self) -> TrainResult:
         """Trains from the newest checkpoint, or the beginning, to the end.
@@ -102,15 +102,19 @@ class Run:
         """
         with CheckpointManager(self._model_dir, self._plan.checkpoint) as self._checkpoints:
             state, step = self._restore_or_initialise()
-            if step >= self._plan.train_steps:
+            self._clock.restart(step)
+            owed = self._owes_evaluation(step)
+            if step >= self._plan.train_steps and not owed:
                 logger.info("already trained for %d steps", step)
                 return TrainResult(step, self._scores)
             try:
                 if jax.process_index() == 0:
                     self._writer = MetricsWriter(self._model_dir, step)
                 with Stopper(self._program.mesh) as stopper:
+                    if owed:
+                        self._evaluate_saved(state, step, stopper)
                     state, step = self._steps(state, step, stopper)
-                    self._finish(state, step)
+                    self._finish(state, step, stopper)
             finally:
                 if self._writer is not None:
                     self._writer.close()
@@ -124,7 +128,9 @@ class Run:
             self._data.set_state(restored.host["data"])
             self._window = MetricWindow(restored.host["window"], self._program.teacher_name)
             self._scores = read_seal(self._checkpoints.directory / str(step)).metrics
-            self._evaluated = self._saved = step
+            self._saved = step
+            if self._scores:
+                self._evaluated = self._rated = step
             logger.info("restored step %d from %s", step, self._checkpoints.directory)
             return from_checkpoint(abstract, restored.params, restored.state), step
         start = self._plan.initial_checkpoint_path
@@ -162,23 +168,40 @@ class Run:
                 break  # `_finish` logs, evaluates and saves
             if step % plan.log_period == 0:
                 self._log(step)
-            saving = step % plan.checkpoint.period == 0
-            if step % plan.eval_period == 0 or (saving and plan.checkpoint.keep_best):
-                self._evaluate(step, state.params)
-            if saving or stop:
+            if self._owes_evaluation(step) and not stop:
+                stop = not self._evaluate(step, state.params, stopper)
+            if stop or step % plan.checkpoint.period == 0:
                 self._save(step, state)
             if stop:
-                self._checkpoints.wait()
-                raise Preempted(f"{stopper.reason()} after step {step}, which is saved")
+                raise self._stopped(step, stopper)
         return state, step
 
-    def _finish(self, state: TrainState, step: int) -> None:
+    def _finish(self, state: TrainState, step: int, stopper: Stopper) -> None:
         if not self._window.empty():
             self._log(step)
-        self._evaluate(step, state.params)
+        whole = self._evaluate(step, state.params, stopper)
         self._save(step, state)
+        self._checkpoints.wait()  # a signal while it is written must not end the process
+        if not whole:
+            raise self._stopped(step, stopper)
         if self._progress is not None:
             self._progress.close(self._note)
+
+    def _stopped(self, step: int, stopper: Stopper) -> Preempted:
+        self._checkpoints.wait()
+        return Preempted(f"{stopper.reason()} after step {step}, which is saved")
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Whether the plan has one after this step which there was none of: told to stop, a run saves without it."""
+        plan = self._plan
+        by_saves = plan.checkpoint.keep_best and step % plan.checkpoint.period == 0
+        due = step % plan.eval_period == 0 or by_saves or step >= plan.train_steps
+        return self._evaluator is not None and due and step > 0 and self._evaluated != step
+
+    def _evaluate_saved(self, state: TrainState, step: int, stopper: Stopper) -> None:
+        if not self._evaluate(step, state.params, stopper):
+            raise self._stopped(step, stopper)
+        self._save(step, state)
 
     def _compile(self, state: TrainState, batch: Any, signal: Any, step: int) -> None:
         """Compiles the step, apart from running it, so that both times are known."""
@@ -202,21 +225,31 @@ class Run:
         if self._writer is not None:
             self._writer.write(step, "train", scalars, timing)
 
-    def _evaluate(self, step: int, params: Params) -> None:
+    def _evaluate(self, step: int, params: Params, stopper: Stopper) -> bool:
+        """Evaluates if that was not done; returns False if told to stop meanwhile."""
         if self._evaluator is None or self._evaluated == step:
-            return
+            return True
         with self._clock.pause():
             began = time.perf_counter()
-            self._scores, self._evaluated = self._evaluator(params), step
+            scores = self._evaluator(params, stopper.should_stop)
+            if scores is None:
+                return False
+            self._scores, self._evaluated = scores, step
             seconds = time.perf_counter() - began
         logger.info(
             "step %d: loss %.4f, %.4f of sequences right", step, *map(self._scores.get, ("loss", "sequence_accuracy"))
         )
         if self._writer is not None:
             self._writer.write(step, "eval", self._scores, {"seconds": seconds})
+        return True
 
     def _save(self, step: int, state: TrainState) -> None:
+        scores = self._scores if self._evaluated == step else {}
         if self._saved == step:
+            if scores and self._rated != step:
+                self._checkpoints.add_metrics(step, scores)
+                self._rated = step
+                self._check_best()
             return
         with self._clock.pause():
             notes = {"window": self._window.state(), "data": self._data.get_state()}
@@ -225,9 +258,9 @@ class Run:
                     f"a parameter is not finite after step {step}",
                     "lower the learning rate or set max_grad_norm; checkpoints saved before are sound",
                 )
-            scores = self._scores if self._evaluated == step else {}
             self._checkpoints.save(step, *to_checkpoint(state), notes, scores)
             self._saved = step
+            self._rated = step if scores else self._rated
             self._check_best()
 
     def _check_best(self) -> None:

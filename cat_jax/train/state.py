@@ -41,7 +41,30 @@ def new_state(
     """The state before the first update."""
     key = jax.random.key_data(jax.random.key(seed))
     trained, _ = separate(params, is_frozen)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), key)
+    return TrainState(jnp.zeros((), jnp.int32), params, _first_state(optimizer, trained), key)
+
+
+def _first_state(optimizer: optax.GradientTransformation, params: Params) -> Any:
+    """The optimizer's state, in the dtypes in which an update leaves it.
+
+    Gradients are f32 where parameters are of half precision, and so are the moments from the first update on: of
+    another dtype before it, they would be rounded when a checkpoint is restored, and the step compiled twice.
+    """
+    state = optimizer.init(params)
+    if all(p.dtype == _of_gradient(p) for p in params.values()):
+        return state
+
+    def update(state: Any, params: Params) -> Any:
+        gradient = {name: jnp.zeros(p.shape, _of_gradient(p)) for name, p in params.items()}
+        return optimizer.update(gradient, state, params)[1]
+
+    after = jax.eval_shape(update, state, params)
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), state, after)
+
+
+def _of_gradient(parameter: jax.Array) -> Any:
+    """The dtype of its gradient, see `step.sum_gradients`."""
+    return jnp.promote_types(parameter.dtype, jnp.float32)
 
 
 def place_state(

@@ -150,6 +150,9 @@ def test_other_names_and_shapes_are_named(tmp_path):
         manager.restore(1, {"w": params["w"]})
     with pytest.raises(UserError, match="only the model has c"):
         manager.restore(1, params | {"c": params["w"]})
+    state = abstract(arrays(1)[1])
+    with pytest.raises(UserError, match=r"state: key is uint32 in the checkpoint and uint8 here"):
+        manager.restore(1, params, state | {"key": jax.ShapeDtypeStruct((2,), jnp.uint8, sharding=HERE)})
     manager.close()
 
 

@@ -87,6 +87,17 @@ def test_first_adafactor_update_by_hand():
 MESH = AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
 
 
+@pytest.mark.parametrize("config", [AdamW(), Adafactor(min_dim_size_to_factor=2, momentum=0.9)])
+def test_an_update_leaves_dtypes_as_they_are(config):
+    """Of half precision, too, where gradients are f32: else a restored run would go on with rounded moments."""
+    params = {"a": jnp.ones((4, 4), jnp.bfloat16), "b": jnp.ones((4,), jnp.float32)}
+    optimizer = config.build()
+    state = new_state(params, optimizer, 0)
+    gradient = {name: jnp.ones(p.shape) for name, p in params.items()}
+    _, after = optimizer.update(gradient, state.opt_state, params)
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state.opt_state)
+
+
 def test_moments_lie_as_their_parameters():
     shapes = {"w": (8, 256, 128), "square": (128, 128), "b": (8,)}
     shardings = {

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from training_world import (
     write_world,
 )
 
+import cat_jax.checkpoint.manager
 import cat_jax.train.loop
 from cat_jax.checkpoint.params import check_start, load_model, read_sequences
 from cat_jax.checkpoint.retention import CheckpointConfig
@@ -34,6 +36,7 @@ from cat_jax.teacher.layout import FullLayout
 from cat_jax.teacher.live import LiveTeacher
 from cat_jax.teacher.store import StoredTeacher
 from cat_jax.teacher.writer import teach
+from cat_jax.train.evaluation import Evaluator
 from cat_jax.train.loop import train
 from cat_jax.train.optimizer import Adafactor, AdamW
 from cat_jax.train.window import MetricWindow
@@ -95,8 +98,20 @@ def send_at(monkeypatch, step, number):
     monkeypatch.setattr(MetricWindow, "add", add_and_send)
 
 
-@pytest.mark.parametrize(("step", "number"), [(1, signal.SIGTERM), (5, signal.SIGINT)])
-def test_told_to_stop_it_saves_and_goes_on_bit_for_bit(monkeypatch, tmp_path, root, finished, step, number):
+def send_in_evaluation(monkeypatch):
+    """Sends this process a signal when an evaluation begins."""
+    batches = Evaluator._batches
+
+    def send_and_begin(evaluator):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from batches(evaluator)
+
+    monkeypatch.setattr(Evaluator, "_batches", send_and_begin)
+
+
+@pytest.mark.parametrize(("step", "number", "evaluated"), [(1, signal.SIGTERM, 4), (5, signal.SIGINT, 6)])
+def test_told_to_stop_it_saves_and_goes_on_bit_for_bit(monkeypatch, tmp_path, root, finished, step, number, evaluated):
+    """After a step, and then in an evaluation: that is given up, made by the next start, and so in the checkpoint."""
     send_at(monkeypatch, step, number)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted, match=f"SIG.* after step {step}, which is saved"):
@@ -104,7 +119,14 @@ def test_told_to_stop_it_saves_and_goes_on_bit_for_bit(monkeypatch, tmp_path, ro
     assert steps_and_digest(tmp_path)[0][-1] == step
     assert signal.getsignal(signal.SIGTERM) is handler
     monkeypatch.undo()
-    train(**lively(tmp_path, root))
+    send_in_evaluation(monkeypatch)
+    with pytest.raises(Preempted, match=f"SIGTERM after step {evaluated}, which is saved"):
+        train(**lively(tmp_path, root))
+    assert read_seal(tmp_path / "checkpoints" / str(evaluated)).metrics == {}
+    monkeypatch.undo()
+    result = train(**lively(tmp_path, root))
+    seal = read_seal(tmp_path / "checkpoints" / "6")
+    assert result.metrics == seal.metrics == read_seal(finished / "checkpoints" / "6").metrics
     assert steps_and_digest(tmp_path)[1] == steps_and_digest(finished)[1]
     assert records(tmp_path) == records(finished)
 
@@ -120,13 +142,29 @@ def test_a_second_trainer_waits_and_then_is_refused(monkeypatch, tmp_path, root)
     ):
         train(**arguments(tmp_path / "run", root))
     assert unsealed.exists()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".train.lock", "checkpoints"]
     train(**arguments(tmp_path / "run", root, train_steps=1, eval_dataset=None))
     assert not unsealed.exists()
 
 
 def test_told_to_stop_at_the_last_step_it_has_finished(monkeypatch, tmp_path, root):
+    """Also while the last checkpoint is being written: the process must not end before that."""
+    came, write_seal = [], cat_jax.checkpoint.manager.write_seal
+
+    def send_and_write(directory, seal):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        write_seal(directory, seal)
+
+    monkeypatch.setattr(cat_jax.checkpoint.manager, "write_seal", send_and_write)
     send_at(monkeypatch, 3, signal.SIGTERM)
-    assert train(**arguments(tmp_path, root, train_steps=3)).step == 3
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append("after the training"))
+    try:
+        assert train(**arguments(tmp_path, root, train_steps=3, eval_dataset=None)).step == 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == []
+    assert steps_and_digest(tmp_path)[0] == [3]
 
 
 def test_a_nan_stops_and_names_the_step(tmp_path, root):
