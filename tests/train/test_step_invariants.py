@@ -8,6 +8,7 @@ import pytest
 from training_world import CAT_XENT, VOCABULARY, toy_apply, toy_params
 
 from cat_jax.errors import UserError
+from cat_jax.losses.fused import FusedHead
 from cat_jax.losses.objective import Objective
 from cat_jax.train.frozen import frozen_names, nothing
 from cat_jax.train.packed import PackedMetrics
@@ -32,7 +33,7 @@ def without_dropout(params, batch, dropout_key):
     return toy_apply(params, batch, None)
 
 
-def one_step(objective, parts, batch, signal, apply=without_dropout, seed=0, is_frozen=nothing):
+def one_step(objective, parts, batch, signal, apply=without_dropout, seed=0, is_frozen=nothing, head=None):
     step = make_train_step(
         apply,
         objective,
@@ -42,22 +43,27 @@ def one_step(objective, parts, batch, signal, apply=without_dropout, seed=0, is_
         num_tasks=2,
         num_microbatches=parts,
         is_frozen=is_frozen,
+        head=head,
     )
     state = new_state(toy_params(), optax.sgd(1.0), seed, is_frozen)
     return state, *jax.jit(step)(state, None, batch, signal)
 
 
 @pytest.mark.parametrize(
-    "objective",
-    [CAT_XENT, Objective(w=1.0, keep="either", normalizer="kept_tokens"), Objective(1.0, keep="random(0.5)")],
+    ("objective", "head"),
+    [
+        (CAT_XENT, FusedHead(block_tokens=5)),  # as a run has it; the blocks of one batch are others than of its parts
+        (Objective(w=1.0, keep="either", normalizer="kept_tokens"), None),
+        (Objective(1.0, keep="random(0.5)"), None),
+    ],
 )
-def test_microbatches_add_up(objective):
+def test_microbatches_add_up(objective, head):
     """1 x 8 == 2 x 4 == 8 x 1, with ragged rows, one of which (a microbatch of its own in 8 x 1) has no target."""
     batch, signal = batch_and_signal()
-    _, whole, metrics = one_step(objective, 1, batch, signal)
+    _, whole, metrics = one_step(objective, 1, batch, signal, head=head)
     assert 0 < metrics["kept_tokens"].sum() < 27 == metrics["target_tokens"].sum()
     for parts in (2, 8):
-        _, split, split_metrics = one_step(objective, parts, batch, signal)
+        _, split, split_metrics = one_step(objective, parts, batch, signal, head=head)
         for name, value in whole.params.items():
             np.testing.assert_allclose(split.params[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
         for name, value in metrics.items():
