@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 
-from cat_jax.cascade.ragged import has_values, ragged
+from cat_jax.cascade.ragged import Ragged, has_values, ragged
 from cat_jax.errors import UserError
 
 RULES: dict[str, Callable[..., np.ndarray]] = {}
@@ -136,28 +137,46 @@ def entropy(table: pa.Table) -> np.ndarray:
     return _empty_is_least(-entropies.means(), entropies.lengths)
 
 
+def option_keys(table: pa.Table) -> Ragged:
+    """What each row's answer was chosen by: the largest is that of the option that was answered.
+
+    These are the option scores, summed log-probabilities in nats; of a table whose `settings` say that options were
+    normalized by "mean", each score over its option's number of tokens. Tables that say nothing chose by the sum.
+
+    Raises:
+      UserError: the table lacks the scores, or the lengths that it chose by.
+    """
+    scores = ragged(table, "option_scores")
+    stated = json.loads((table.schema.metadata or {}).get(b"cat_jax", b"{}"))
+    if stated.get("settings", {}).get("option_normalization") != "mean":
+        return scores
+    # No option is empty, but a length of 0 is 1 where options are chosen, and so it is here.
+    lengths = np.maximum(ragged(table, "option_lengths").values, 1)
+    return dataclasses.replace(scores, values=scores.values / lengths)
+
+
 @register("margin")
 def margin(table: pa.Table) -> np.ndarray:
-    """How far the choice leads its runner-up, in nats.
+    """How far the choice leads its runner-up, in nats; per token, where options were chosen by their tokens' mean.
 
-    Of a table with option scores: best option score minus second best. Else: the mean over tokens of the best
-    token's log-probability minus the second best's.
+    Of a table with option scores: the best of `option_keys` minus the second best. Else: the mean over tokens of the
+    best token's log-probability minus the second best's.
     """
     if not has_values(table, "option_scores"):
         margins = ragged(table, "token_margins")
         return _empty_is_least(margins.means(), margins.lengths)
-    scores = ragged(table, "option_scores")
-    if (scores.lengths < 2).any():
+    keys = option_keys(table)
+    if (keys.lengths < 2).any():
         raise UserError("margin needs two options in every row", "choose another confidence rule")
-    ordered, ends = scores.sorted_rows(), np.cumsum(scores.lengths)
+    ordered, ends = keys.sorted_rows(), np.cumsum(keys.lengths)
     return ordered[ends - 1] - ordered[ends - 2]
 
 
 @register("max_option_probability")
 def max_option_probability(table: pa.Table) -> np.ndarray:
-    """Probability of the best option: softmax over the option scores. Score mode only."""
-    scores = ragged(table, "option_scores")
-    best = scores.quantiles(1.0)
-    shifted = np.exp(scores.values - best[scores.rows])
-    total = np.bincount(scores.rows, weights=shifted, minlength=len(best))
-    return np.divide(1.0, total, out=np.full(len(best), -np.inf), where=scores.lengths > 0)
+    """Probability of the option that was answered: softmax over `option_keys`. Score mode only."""
+    keys = option_keys(table)
+    best = keys.quantiles(1.0)
+    shifted = np.exp(keys.values - best[keys.rows])
+    total = np.bincount(keys.rows, weights=shifted, minlength=len(best))
+    return np.divide(1.0, total, out=np.full(len(best), -np.inf), where=keys.lengths > 0)

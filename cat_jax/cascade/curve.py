@@ -18,7 +18,11 @@ from cat_jax.cascade.running import RESAMPLED_POINTS, Running, no_weights, order
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """R curves over the same P thresholds: one per set of example weights. Ascending in rate and in cost."""
+    """R curves over the same P thresholds: one per set of example weights. Ascending in rate and in cost.
+
+    A metric need not be defined of every mixture of answers: quality is NaN there. Such a point reaches no quality, and
+    neither the lines to it nor the area are defined.
+    """
 
     thresholds: np.ndarray  # f64[P]
     rate: np.ndarray  # f64[R, P]: share of queries deferred
@@ -53,16 +57,20 @@ class Curve:
         return self.quality >= (wanted - self.rounding)[:, None]
 
     def least_cost(self, wanted: np.ndarray) -> np.ndarray:
-        """f64[R]: the least mean cost of a query at which quality reaches f64[R] `wanted`; inf if it never does."""
+        """f64[R]: the least mean cost of a query at which quality reaches f64[R] `wanted`; inf if it never does.
+
+        NaN where `wanted` is.
+        """
         reached = self.reaches(wanted)
         first = reached.argmax(axis=1)
         row = np.arange(len(first))
         before = np.maximum(first - 1, 0)
         low, high = self.quality[row, before], self.quality[row, first]
-        share = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=high > low).clip(0, 1)
+        # All of the way where there is no line, from a point at which quality is not defined.
+        share = np.divide(wanted - low, high - low, out=np.ones_like(low), where=high > low).clip(0, 1)
         start = self.cost[row, before]
         cost = np.where(first == 0, self.cost[:, 0], start + share * (self.cost[row, first] - start))
-        return np.where(reached.any(axis=1), cost, np.inf)
+        return np.where(np.isnan(wanted), np.nan, np.where(reached.any(axis=1), cost, np.inf))
 
     def area(self) -> np.ndarray:
         """f64[R]: integral of quality over the deferral rate, by the trapezoid rule."""
@@ -106,8 +114,13 @@ def deferral_curve(
         right=np.full_like(rate, np.nan) if right is None else deferred[:, :, 2],
         # N additions err by at most N eps / 2 of the summed magnitudes. A point is small + (large - small), three such
         # sums, and an end one more: less than 2 N eps of the greatest quality. One example moves a mean by far more.
-        rounding=2 * len(confidence) * np.finfo(np.float64).eps * np.abs(merged).max(axis=1),
+        rounding=2 * len(confidence) * np.finfo(np.float64).eps * _greatest(merged),
     )
+
+
+def _greatest(quality: np.ndarray) -> np.ndarray:
+    """f64[R]: the greatest magnitude in each row of f64[R, P], past what is not defined; 0 where nothing is."""
+    return np.fmax.reduce(np.abs(quality), axis=1, initial=0.0)  # nanmax warns of a row of NaN
 
 
 def _interpolate(wanted: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -116,8 +129,8 @@ def _interpolate(wanted: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray
     row = np.arange(len(x))
     x0, x1, y0, y1 = x[row, after - 1], x[row, after], y[row, after - 1], y[row, after]
     share = np.divide(wanted - x0, x1 - x0, out=np.ones_like(x0), where=x1 > x0).clip(0, 1)
-    # Not y0 + share * (y1 - y0), which misses y1 by a rounding.
-    return np.where(share == 1, y1, y0 + share * (y1 - y0))
+    # Not y0 + share * (y1 - y0), which misses y1 by a rounding, and of a defined end makes NaN beside an undefined one.
+    return np.where(share == 1, y1, np.where(share == 0, y0, y0 + share * (y1 - y0)))
 
 
 def random_quality(curve: Curve, rates: np.ndarray) -> np.ndarray:

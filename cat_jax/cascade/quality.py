@@ -152,16 +152,16 @@ class MacroQuality:
 def score_scale(tables: Sequence[Answers]) -> float:
     """100 for scores on 0 to 1 in every table, else 1: curves and reports are on 0 to 100.
 
-    Of a metric that is no mean of scores, what the tables state is looked at. BLEU is on 0 to 100 by itself.
+    Of a metric that is no mean of scores, what the tables state is looked at, where they do: it need not be defined of
+    every model's answers. BLEU is on 0 to 100 by itself.
     """
     values = [t.numbers("score") for t in tables if t.info.metric_kind == "mean"]
     values += [
         np.array([t.info.metrics.get(t.info.metric, np.nan)]) for t in tables if t.info.metric_kind == "function"
     ]
-    if not values:
-        return 1.0
-    scores = np.concatenate(values)
-    return 100.0 if scores.min() >= 0 and scores.max() <= 1 else 1.0
+    scores = np.concatenate([np.empty(0), *values])
+    scores = scores[~np.isnan(scores)]
+    return 100.0 if len(scores) and scores.min() >= 0 and scores.max() <= 1 else 1.0
 
 
 def task_quality(pair: Pair, scale: float = 1.0, function: MetricFunction | None = None) -> Quality:

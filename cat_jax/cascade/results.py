@@ -127,7 +127,8 @@ def operation(
     }
     headline = inputs.scopes[0]
     areas = {s: float(validation[headline][s.name].curve().area()[0]) for s in inputs.students}
-    best = max(areas, key=lambda s: areas[s])
+    # NaN, an area that is not defined, compares as no number does: the first would then be the greatest.
+    best = max(areas, key=lambda s: -np.inf if np.isnan(areas[s]) else areas[s])
     threshold = pick(validation[headline][best.name], targets[0])
     found = {"threshold_tasks": list(inputs.tasks), "thresholds": thresholds}
     if threshold is None:

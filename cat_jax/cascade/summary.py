@@ -31,20 +31,13 @@ def kept_name(share: float) -> str:
     return f"flops_saved_at_{share * 100:g}"
 
 
-def metric_names(rates: tuple[float, ...], kept: tuple[float, ...]) -> list[str]:
-    """The names of `summarize`'s metrics, in order."""
-    return [
-        *("small_quality", "large_quality", "auc_df", "auc_random", "gain_over_random", "gain_over_random_percent"),
-        *("auc_ideal", "share_of_ideal", "auroc", "qnc", "small_cost"),
-        *map(rate_name, rates),
-        *map(kept_name, kept),
-    ]
-
-
 def summarize(
     view: View, curve: Curve, rates: tuple[float, ...], kept: tuple[float, ...], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Every metric of one curve, f64[R] each; NaN where it is not defined.
+
+    The ideal of `auc_ideal` and `share_of_ideal` is free to route between the tasks of a pooled view, also of one in
+    which the curve itself is not, deferring the same rate in each: a share of 1 is then out of its reach.
 
     Args:
       view: what the curve was drawn from.

@@ -61,6 +61,7 @@ class Cost:
 
     @property
     def prices(self) -> dict[str, float]:
+        """{name in a gin file, such as "Cost.per_flop": price}, in `unit` per answer, token or FLOP; 0 for none."""
         return {f"Cost.{f.name}": getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "unit"}
 
     @property
@@ -106,4 +107,5 @@ class Cost:
         return total
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able: {field: value}, from which `Cost(**fields)` makes an equal price list."""
         return dataclasses.asdict(self)

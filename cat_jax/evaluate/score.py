@@ -23,7 +23,10 @@ from cat_jax.parallel.activations import rows_over
 from cat_jax.parallel.batches import replicated
 
 NORMALIZATIONS = ("sum", "mean")
-"""By what an option is chosen: its log-likelihood, or that divided by its number of tokens."""
+"""By what an option is chosen: its log-likelihood, or that divided by its number of tokens.
+
+Tables hold the former, the lengths and this setting: `cascade.confidence.option_keys` chooses by them as is done here.
+"""
 
 _MULTIPLE = 4
 

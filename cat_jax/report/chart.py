@@ -21,13 +21,17 @@ _MARKERS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line. `style` numbers its look; None draws a thin neutral line without markers."""
+    """One line. `style` numbers its look; None draws a thin neutral line without markers.
+
+    A value or bound may be None, which is not drawn: a metric need not be defined everywhere, a correlation of constant
+    answers, say.
+    """
 
     label: str
     x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    y: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
     style: int | None = 0
     dashed: bool = False
 
@@ -43,7 +47,7 @@ class Axes:
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     zero_line: bool = False
-    point: tuple[float, float, str] | None = None  # one place of its own: x, y and its name
+    point: tuple[float, float | None, str] | None = None  # one place of its own: x, y and its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> Fra
     return Frame(12 + 7 * widest, width - 20, 26, height - 40, x_range, y_range)
 
 
-def _spread(values: Sequence[Sequence[float]], margin: float) -> tuple[float, float]:
+def _spread(values: Sequence[Sequence[float | None]], margin: float) -> tuple[float, float]:
     flat = np.concatenate([np.asarray(v, dtype=np.float64) for v in values])
     flat = flat[np.isfinite(flat)]
     low, high = (float(flat.min()), float(flat.max())) if len(flat) else (0.0, 1.0)
@@ -161,23 +165,44 @@ def _point(frame: Frame, axes: Axes) -> str:
     return ring + _words("name", x - 8, y - 10, label, "end")
 
 
-def _points(x: Sequence[float], y: Sequence[float | None], frame: Frame) -> str:
-    # A metric need not be defined everywhere, a correlation of constant answers, say.
-    return " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in zip(x, y, strict=True) if b is not None)
+def _runs(x: Sequence[float], *lines: Sequence[float | None]) -> list[np.ndarray]:
+    """f64[1 + L, n] each: x and the L lines wherever all are defined, run by run; no gap is bridged.
+
+    >>> [run.tolist() for run in _runs([0, 1, 2, 3], [5, None, 7, 8])]
+    [[[0.0], [5.0]], [[2.0, 3.0], [7.0, 8.0]]]
+    """
+    values = np.array([x, *lines], dtype=np.float64)  # None is NaN
+    inside = np.flatnonzero(np.isfinite(values).all(axis=0))
+    parts = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+    return [values[:, part] for part in parts if len(part)]
+
+
+def _points(x: np.ndarray, y: np.ndarray, frame: Frame) -> str:
+    return " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
+
+
+def _outline(x: np.ndarray, upper: np.ndarray, lower: np.ndarray, frame: Frame) -> str:
+    """The corners of the area between two lines."""
+    return f"{_points(x, upper, frame)} {_points(x[::-1], lower[::-1], frame)}"
 
 
 def _band(series: Series, frame: Frame) -> str:
     if series.low is None or series.high is None:
         return ""
-    back = _points(list(series.x)[::-1], list(series.low)[::-1], frame)
-    return f'<polygon class="band {colour(series.style)}" points="{_points(series.x, series.high, frame)} {back}"/>'
+    return "".join(
+        f'<polygon class="band {colour(series.style)}" points="{_outline(x, high, low, frame)}"/>'
+        for x, high, low in _runs(series.x, series.high, series.low)
+    )
 
 
 def _line(series: Series, frame: Frame) -> str:
     dash = "4 4" if series.dashed else dashes(series.style)
     attribute = f' stroke-dasharray="{dash}"' if dash else ""
     kind = "line" if series.style is not None else "line thin"
-    return f'<polyline class="{kind} {colour(series.style)}"{attribute} points="{_points(series.x, series.y, frame)}"/>'
+    return "".join(
+        f'<polyline class="{kind} {colour(series.style)}"{attribute} points="{_points(x, y, frame)}"/>'
+        for x, y in _runs(series.x, series.y)
+    )
 
 
 def _marks(series: Series, frame: Frame, axes: Axes, marks: int) -> str:
@@ -186,13 +211,15 @@ def _marks(series: Series, frame: Frame, axes: Axes, marks: int) -> str:
         return ""
     parts = []
     for i in sorted({round(i) for i in np.linspace(0, len(series.x) - 1, marks + 1)}):
-        if series.y[i] is None:
+        at = series.y[i]
+        if at is None:
             continue
-        value = axes.y_text(series.y[i])
+        value = axes.y_text(at)
         if series.low is not None and series.high is not None:
-            value += f" [{axes.y_text(series.low[i])}, {axes.y_text(series.high[i])}]"
+            low, high = series.low[i], series.high[i]
+            value += "" if low is None or high is None else f" [{axes.y_text(low)}, {axes.y_text(high)}]"
         tip = f"{series.label}: {value} at {axes.x_text(series.x[i])}"
-        x, y = frame.x(series.x[i]), frame.y(series.y[i])
+        x, y = frame.x(series.x[i]), frame.y(at)
         parts.append(
             f"<g><title>{escape(tip)}</title>{marker(series.style, x, y)}"
             f'<circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="8"/></g>'
@@ -234,7 +261,7 @@ def swatch(style: int | None, x: float = 0, y: float = 8, dashed: bool = False) 
 
 def stacked_areas(
     x: Sequence[float],
-    layers: Sequence[tuple[str, Sequence[float]]],
+    layers: Sequence[tuple[str, Sequence[float | None]]],
     axes: Axes,
     *,
     width: int,
@@ -242,13 +269,18 @@ def stacked_areas(
     title: str,
     description: str,
 ) -> str:
-    """Layers that add up to 1, one above the other, in the colours of CSS classes c0, c1, ... from the bottom."""
+    """Layers that add up to 1, one above the other, in the colours of CSS classes c0, c1, ... from the bottom.
+
+    Nothing is drawn where one of them is None.
+    """
     x_range = (float(x[0]), float(x[-1])) if x[-1] > x[0] else (float(x[0]) - 0.5, float(x[0]) + 0.5)
     frame = Frame(12 + 7 * len(axes.y_text(1.0)), width - 20, 26, height - 40, x_range, (0.0, 1.0))
-    below, parts = np.zeros(len(x)), []
-    for i, (label, values) in enumerate(layers):
-        above = below + np.asarray(values)
-        outline = f"{_points(x, above.tolist(), frame)} {_points(list(x)[::-1], below[::-1].tolist(), frame)}"
-        parts.append(f'<polygon class="cell c{i}" points="{outline}"><title>{escape(label)}</title></polygon>')
-        below = above
+    parts = []
+    for at, *heights in _runs(x, *(values for _, values in layers)):
+        below = np.zeros(len(at))
+        for i, ((label, _), height) in enumerate(zip(layers, heights, strict=True)):
+            above = below + height
+            outline = _outline(at, above, below, frame)
+            parts.append(f'<polygon class="cell c{i}" points="{outline}"><title>{escape(label)}</title></polygon>')
+            below = above
     return svg([*parts, _axes(frame, axes, width)], width, height, title, description)

@@ -78,12 +78,14 @@ def plain(value: float | None) -> str:
     return f"{value:.2f}".rstrip("0").removesuffix(".").replace("-", MINUS)
 
 
-def signed(value: float) -> str:
-    """A tick or tooltip of a difference.
+def signed(value: float | None) -> str:
+    """A tick or tooltip of a difference; a dash where it is not defined.
 
-    >>> signed(0.0), signed(2.25), signed(-1.0)
-    ('0', '+2.25', '−1')
+    >>> signed(0.0), signed(2.25), signed(-1.0), signed(None)
+    ('0', '+2.25', '−1', '–')
     """
+    if value is None:
+        return NOTHING
     return "0" if abs(value) < 0.005 else ("+" if value > 0 else "") + plain(value)
 
 

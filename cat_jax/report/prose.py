@@ -58,7 +58,8 @@ def findings(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         numbers = f"AUC-DF {_points(area)}"
         if fixed is not None:
             numbers += f"; quality at {percent(rate)} deferral {_points(fixed)}"
-        lines.append((f"{objective} minus {settings['baseline']}", numbers + ".", verdict(area, settings["baseline"])))
+        said = verdict(area, settings["baseline"], results["resamples"][scope])
+        lines.append((f"{objective} minus {settings['baseline']}", numbers + ".", said))
     return lines
 
 
@@ -73,9 +74,14 @@ def _nothing_to_defer(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if not equal:
         return []
     numbers = f"no better than the small models of {', '.join(equal)}."
-    if all(area[o] <= small[o] for o in equal):
-        return [(results["large"], numbers, "Deferring to it gains them nothing on average: train a better one.")]
-    return [(results["large"], numbers, "Deferring gains where they err on different queries: see the curves.")]
+    known = [o for o in equal if area[o] is not None]
+    if any(area[o] > small[o] for o in known):
+        said = "Deferring gains where they err on different queries: see the curves."
+    elif known == equal:
+        said = "Deferring to it gains them nothing on average: train a better one."
+    else:
+        said = "Whether deferring gains on average is not known, for AUC-DF is not defined: see the curves."
+    return [(results["large"], numbers, said)]
 
 
 def _points(estimate: Mapping[str, Any]) -> str:
@@ -84,11 +90,15 @@ def _points(estimate: Mapping[str, Any]) -> str:
     return f"{number} {shown.show_interval(estimate['interval'], signed=True)}".strip()
 
 
-def verdict(estimate: Mapping[str, Any], baseline: str) -> str:
-    """What the intervals of an AUC-DF difference allow to say."""
+def verdict(estimate: Mapping[str, Any], baseline: str, resamples: int) -> str:
+    """What the intervals of an AUC-DF difference, from so many resamples, allow to say."""
+    if estimate["mean"] is None:
+        return "AUC-DF is not defined, for the metric has no value for some of the merged answers."
     found = clear(estimate)
     if found is None:
-        return "No interval was computed."
+        if not resamples:
+            return "No interval was computed."
+        return "There is no interval, for AUC-DF is not defined in some of the resamples."
     side = "above" if estimate["mean"] > 0 else "below"
     text = f"AUC-DF is {side} {baseline}'s." if found else f"AUC-DF is not clearly different from {baseline}'s."
     if estimate["nested"] is not None:

@@ -23,6 +23,11 @@ def best_of(summary: dict[str, Any], name: str) -> float | None:
     return direction * max(direction * v for v in values) if len(values) > 1 and direction else None
 
 
+def _leads(estimate: dict[str, Any], best: float | None) -> bool:
+    """Whether an estimate is the `best_of` its metric: a mean that is not defined never is."""
+    return best is not None and estimate["mean"] == best
+
+
 def objectives_table(results: dict[str, Any]) -> str:
     """The headline: a row per objective, and the large model's."""
     scope, settings = results["headline_scope"], results["settings"]
@@ -36,7 +41,7 @@ def objectives_table(results: dict[str, Any]) -> str:
     head += [f"AUC-DF minus {baseline}", "Spread over seeds", "Tokens kept"]
     rows = []
     for objective, found in summary.items():
-        cells = [estimate_cell(metric(n), found[n], best=best[n] == found[n]["mean"]) for n in names]
+        cells = [estimate_cell(metric(n), found[n], best=_leads(found[n], best[n])) for n in names]
         cells.append(
             estimate_cell(metric("auc_df"), apart[objective]["auc_df"], True)
             if objective in apart
@@ -92,7 +97,7 @@ def scopes_table(results: dict[str, Any]) -> str:
         summary = by_objective(results, results["summary"][scope])
         best = {name: best_of(summary, name) if name != "large_quality" else None for name in names}
         for objective, found in summary.items():
-            cells = [estimate_cell(metric(n), found[n], best=best[n] == found[n]["mean"]) for n in names]
+            cells = [estimate_cell(metric(n), found[n], best=_leads(found[n], best[n])) for n in names]
             rows.append([text(scope_title(scope)), text(objective), *cells])
     head = ["Scope", "Objective", *(metric(n).label for n in names)]
     return table("Every task by itself, and pooled.", head, rows, [False, False, *[True] * len(names)])

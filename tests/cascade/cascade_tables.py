@@ -1,11 +1,12 @@
 """Makes per-example tables for the tests of the cascade: by hand, or a whole experiment that looks like a real one."""
 
+import dataclasses
 import json
 import zlib
 
 import numpy as np
 
-from cat_jax.cascade.quality import SumQuality, mean_value
+from cat_jax.cascade.quality import Quality, SumQuality, mean_value
 from cat_jax.cascade.view import View
 from cat_jax.table import TableInfo, table_path, write_table
 
@@ -148,6 +149,23 @@ def view(confidence, small, large, small_cost=1.0, large_cost=10.0, task="t"):
 def tiny():
     """Four queries; deferring 0 to 4 of them scores 50, 75, 75, 100, 75, computed by hand."""
     return view([-4, -3, -2, -1], [0, 100, 0, 100], [100, 100, 100, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Undefined:
+    """A quality without a value where so many examples are deferred."""
+
+    quality: Quality
+    numbers: tuple
+    max_points = None
+
+    def merged(self, running):
+        return np.where(np.isin(running.cuts, self.numbers), np.nan, self.quality.merged(running))
+
+
+def undefined(made, *numbers):
+    """The view with a metric that has no value where so many examples are deferred."""
+    return dataclasses.replace(made, quality=Undefined(made.quality, numbers))
 
 
 def random_view(seed, count=200, levels=None, informative=True):

@@ -1,12 +1,17 @@
 """Confidence rules on tables small enough to compute by hand."""
 
+import json
+
+import cascade_tables
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from cat_jax.cascade.confidence import RULES, ConfidenceRule, parse_rule, register
+from cat_jax.cascade.confidence import RULES, ConfidenceRule, option_keys, parse_rule, register
+from cat_jax.cascade.pairs import join, load_answers
+from cat_jax.cascade.view import task_view
 from cat_jax.errors import UserError
-from cat_jax.table import SCHEMA
+from cat_jax.table import SCHEMA, read_table
 
 
 def table(**columns):
@@ -61,6 +66,50 @@ def test_rules_on_options_of_different_number():
     assert parse_rule("margin")(rows).tolist() == [2.0, 0.5]
     best = [1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-0.5) + np.exp(-5))]
     np.testing.assert_allclose(parse_rule("max_option_probability")(rows), best, rtol=1e-6)
+
+
+SCORES, LENGTHS = [[-3.0, -4.0], [-2.0, -9.0, -8.0]], [[1, 4], [2, 3, 1]]
+
+
+def chosen(rows, **settings):
+    """The table with settings in its metadata, as `write_table` puts them there."""
+    return rows.replace_schema_metadata({b"cat_jax": json.dumps({"settings": settings}).encode()})
+
+
+def test_rules_speak_of_the_option_that_was_chosen_by_its_mean():
+    rows = chosen(table(option_scores=SCORES, option_lengths=LENGTHS), option_normalization="mean")
+    # Of the first row the second option is the answer: its tokens are likelier, not their sum.
+    np.testing.assert_allclose(option_keys(rows).values, [-3, -1, -1, -3, -8])
+    np.testing.assert_allclose(parse_rule("margin")(rows), [2.0, 2.0])
+    best = [1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-2) + np.exp(-7))]
+    np.testing.assert_allclose(parse_rule("max_option_probability")(rows), best, rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"option_normalization": "sum"}, {}, None])
+def test_rules_read_sums_where_options_were_chosen_by_them(settings):
+    rows = table(option_scores=SCORES, option_lengths=LENGTHS)
+    rows = rows if settings is None else chosen(rows, **settings)
+    np.testing.assert_allclose(parse_rule("margin")(rows), [1.0, 6.0])
+
+
+def test_a_mean_without_lengths_is_refused():
+    rows = chosen(table(option_scores=SCORES), option_normalization="mean")
+    with pytest.raises(UserError, match="option_lengths is empty in 2 of 2 rows"):
+        parse_rule("margin")(rows)
+
+
+def test_how_options_were_chosen_is_read_from_the_file(tmp_path):
+    """The rows are joined and sorted on the way; a table from before the setting was there chose by the sum."""
+    for model, settings in (("large", {}), ("mean", {"option_normalization": "mean"}), ("old", {})):
+        columns = {"option_scores": SCORES[::-1], "option_lengths": LENGTHS[::-1], "scores": [0.0, 1.0]}
+        info = {"mode": "score", "settings": settings}
+        cascade_tables.write(tmp_path, model, "t", "test", ids=["b", "a"], info=info, **columns)
+    large = load_answers(tmp_path, "large", "t", "test")
+    for model, expected in (("mean", [2.0, 2.0]), ("old", [1.0, 6.0])):
+        pair = join(load_answers(tmp_path, model, "t", "test"), large)
+        np.testing.assert_allclose(task_view(pair, parse_rule("margin")).confidence, expected)
+        rows, _ = read_table(tmp_path / model / "t.test.parquet")
+        np.testing.assert_allclose(parse_rule("margin")(rows), expected)
 
 
 def test_infinite_confidence_can_still_be_deferred():

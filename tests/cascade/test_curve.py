@@ -1,9 +1,10 @@
 """Deferral curves: literals, exact ends, ties, the random and the ideal line, invariance."""
 
-import cascade_tables
+import warnings
+
 import numpy as np
 import pytest
-from cascade_tables import random_view, tiny, view
+from cascade_tables import random_view, tiny, undefined, view
 
 from cat_jax.cascade.curve import random_quality
 from cat_jax.cascade.running import ordering
@@ -36,6 +37,33 @@ def test_reading_between_points():
     assert curve.least_cost(np.array([71.25])).tolist() == [3.125]
     assert curve.least_cost(np.array([40.0])).tolist() == [1.0]
     assert curve.least_cost(np.array([100.5])).tolist() == [np.inf]
+
+
+def test_a_point_without_a_quality_takes_nothing_from_the_others():
+    curve = undefined(tiny(), 3).curve()
+    assert curve.reaches(np.array([75.0])).tolist() == [[False, True, True, False, True]]
+    assert curve.least_cost(np.array([75.0])).tolist() == [3.5]
+    assert curve.rounding[0] == tiny().curve().rounding[0] * 75 / 100
+    assert curve.at_rate(0.3).tolist() == [75.0]
+    assert curve.at_rate(1.0).tolist() == [75.0]
+    assert np.isnan([*curve.at_rate(0.6), *curve.area()]).all()
+
+
+def test_a_quality_is_not_reached_on_the_line_from_a_point_without_one():
+    curve = undefined(tiny(), 1).curve()
+    assert curve.least_cost(np.array([71.25])).tolist() == [6.0]
+    assert curve.at_rate(0.0).tolist() == [50.0]
+    assert curve.at_cost(np.array([1.0])).tolist() == [50.0]
+    assert np.isnan(curve.at_rate(0.1)).all()
+
+
+def test_what_is_wanted_may_not_be_defined_itself():
+    assert np.isnan(tiny().curve().least_cost(np.array([np.nan]))).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curve = undefined(tiny(), *range(5)).curve(np.ones((4, 2)))
+    assert curve.rounding.tolist() == [0, 0]
+    assert curve.least_cost(np.array([0.0, np.nan])).tolist() == pytest.approx([np.inf, np.nan], nan_ok=True)
 
 
 def test_queries_of_equal_confidence_are_deferred_together():
@@ -166,4 +194,5 @@ def test_equal_rates_of_unequal_tasks():
     shares = pool_at_equal_rates([long, short]).deferred_by_task(0.3)
     assert shares["t"] == pytest.approx(0.3, abs=0.01)
     assert shares["short"] == pytest.approx(0.3, abs=0.02)
-    assert cascade_tables.TASKS
+    unlike = pool([long, short]).deferred_by_task(0.3)
+    assert unlike["short"] == 1, "under one threshold all of these are less sure"

@@ -8,7 +8,15 @@ import pytest
 
 from cat_jax.cascade.bleu import bleu
 from cat_jax.cascade.pairs import join, load_answers
-from cat_jax.cascade.quality import FunctionQuality, MacroQuality, SumQuality, bleu_value, mean_value, task_quality
+from cat_jax.cascade.quality import (
+    FunctionQuality,
+    MacroQuality,
+    SumQuality,
+    bleu_value,
+    mean_value,
+    score_scale,
+    task_quality,
+)
 from cat_jax.cascade.running import Running, no_weights, ordering
 from cat_jax.errors import UserError
 
@@ -172,3 +180,17 @@ def test_statistics_in_a_table_give_the_corpus_score(tmp_path):
     expected = [sacrebleu.corpus_bleu(outputs[m], [references]).score for m in ("small", "large")]
     np.testing.assert_allclose(got, expected, atol=1e-9)
     assert dataclasses.is_dataclass(pair)
+
+
+@pytest.mark.parametrize(
+    ("stated", "scale"),
+    [([0.25, 1.0], 100), ([0.25, np.nan], 100), ([np.nan, 40.0], 1), ([-0.5, np.nan], 1), ([np.nan, np.nan], 1)],
+)
+def test_the_scale_is_that_of_the_metrics_that_are_defined(tmp_path, stated, scale):
+    """A metric that is not defined, a correlation of constant answers for example, is stated as NaN."""
+    tables = []
+    for model, value in zip(("small", "large"), stated, strict=True):
+        info = {"metric": "pearson", "metrics": {"pearson": value}}
+        cascade_tables.write(tmp_path, model, "t", "test", ids=["0", "1"], kind="function", info=info)
+        tables.append(load_answers(tmp_path, model, "t", "test"))
+    assert score_scale(tables) == scale

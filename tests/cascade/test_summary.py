@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from cascade_tables import random_view, tiny, view
+from cascade_tables import random_view, tiny, undefined, view
 
-from cat_jax.cascade.summary import against, auroc, four_cells, metric_names, summarize
+from cat_jax.cascade.summary import against, auroc, four_cells, summarize
+from cat_jax.cascade.view import pool_at_equal_rates
 
 
 def numbers(made, rates=(0.1, 0.3), kept=(0.95,)):
     found = summarize(made, made.curve(), rates, kept)
-    assert list(found) == metric_names(rates, kept)
     return {name: values.item() for name, values in found.items()}
 
 
@@ -71,6 +71,31 @@ def test_what_is_not_defined_is_nan():
     assert np.isnan(found["share_of_ideal"])
     assert np.isnan(found["auroc"])
     assert np.isnan(numbers(view([1, 2], [0, 0], [0, 0]))["gain_over_random_percent"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_points_without_a_quality_leave_the_others_within_reach(seed):
+    """Q(1) is reached at r = 1, whatever is not defined before it."""
+    made = random_view(seed)
+    full, gaps = numbers(made), numbers(undefined(made, 20, 60, 61, 140, 199))
+    paid = 1 + full["small_cost"]
+    assert full["qnc"] <= gaps["qnc"] <= paid
+    assert 1 - paid <= gaps["flops_saved_at_95"] <= full["flops_saved_at_95"]
+    assert gaps["qnc"] < full["qnc"] + 0.03, "the next point is two queries away at most"
+    assert (gaps["small_quality"], gaps["large_quality"]) == (full["small_quality"], full["large_quality"])
+    assert np.isnan(gaps["auc_df"])
+    ends = numbers(undefined(made, len(made)))
+    assert np.isnan([ends["qnc"], ends["flops_saved_at_95"], ends["large_quality"]]).all()
+    gained = against(undefined(made, 60).curve(), undefined(made, 60).curve(), 0.3)
+    assert np.isnan([*gained["flops_saved"], *gained["quality_gained"]]).all()
+
+
+def test_the_ideal_at_equal_rates_routes_between_tasks_all_the_same():
+    """At the same rate in each no order is above the random line: one task gains by every query, the other by none."""
+    gains, equal = view([1, 2], [0, 0], [100, 100], task="gains"), view([1, 2], [0, 0], [0, 0], task="equal")
+    found = numbers(pool_at_equal_rates([gains, equal]))
+    assert found["auc_ideal"] == 37.5
+    assert found["share_of_ideal"] == 0
 
 
 def test_share_of_ideal_is_1_for_the_oracle_and_0_for_ties():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cascade_tables import random_view, tiny, view
+from cascade_tables import random_view, tiny, undefined, view
 
 from cat_jax.cascade.threshold import Target, apply, parse_target, pick
 from cat_jax.errors import UserError
@@ -37,6 +37,20 @@ def test_fractional_scores_reach_all_of_the_large_models_quality(seed):
     large = generator.random(400) * 100
     small = np.concatenate([large[:200] * generator.random(200), large[200:]])
     assert pick(view(np.arange(400), small, large), parse_target("quality=1")) == 200
+
+
+@pytest.mark.parametrize(
+    ("lacking", "target", "threshold"),
+    [
+        (3, "quality=1", -3.0),
+        (3, "quality=1.3", None),
+        (1, "quality=1", -2.0),
+        (4, "quality=0.5", None),
+        (3, "rate=0.8", -1.0),
+    ],
+)
+def test_a_quality_is_picked_among_the_points_that_have_one(lacking, target, threshold):
+    assert pick(undefined(tiny(), lacking), parse_target(target)) == threshold
 
 
 def test_applies_to_another_split():

@@ -10,6 +10,7 @@ import cascade_tables
 import pytest
 
 from cat_jax.cascade.experiment import cascade
+from cat_jax.report.chart import Axes, Series, line_chart, stacked_areas
 from cat_jax.report.files import write_report
 from cat_jax.report.page import render_report
 from cat_jax.report.prose import findings
@@ -228,6 +229,9 @@ def test_statements_follow_the_numbers(results):
     assert verdict_of(1.0, 3.0) == "AUC-DF is above xent's"
     assert verdict_of(-3.0, -1.0) == "AUC-DF is below xent's"
     assert verdict_of(-1.0, 3.0) == "AUC-DF is not clearly different from xent's"
+    found.update(mean=None, interval=None)
+    assert "cat_dist minus xent: AUC-DF – points; " in objectives_table(results)
+    assert "AUC-DF is not defined, for the metric has no value" in objectives_table(results)
 
 
 def test_long_texts_are_cut(results):
@@ -271,18 +275,58 @@ def test_a_large_model_that_is_no_better_is_told(results):
         assert numbers == f"no better than the small models of {best}."
         assert said in verdict
         assert f"teacher: {numbers} {verdict}" in objectives_table(results)
+    found["auc_df"]["mean"] = None
+    [(_, _, verdict)] = told()
+    assert "AUC-DF is not defined" in verdict
     found["small_quality"]["mean"] = None
     assert not told()
 
 
 def test_a_metric_that_is_not_defined_is_drawn_as_nothing(results):
-    """Null in results.json: here the small model's quality, and the first half of every curve."""
+    """Null in results.json: here the small model's quality, the first half of every curve and of its difference from
+    the baseline's, a lower bound by itself, and a step of training.
+    """
     scope = results["headline_scope"]
     for found in results["summary"][scope].values():
         found["small_quality"] = {"mean": None, "interval": None, "nested": None, "seeds": []}
-    for curve in (results["curves"][scope][objective] for objective in results["objectives"]):
-        for name in ("quality", "low", "high", "random"):
-            curve[name] = [None if k < len(curve[name]) // 2 else value for k, value in enumerate(curve[name])]
+    for objective in results["objectives"]:
+        curve = results["curves"][scope][objective]
+        half_undefined(curve, ("quality", "low", "high", "random"))
+        if curve["difference"] is not None:
+            half_undefined(curve["difference"], ("quality", "low", "high"))
+            curve["difference"]["low"][60] = curve["low"][80] = None
+        results["training"][objective]["series"]["cells/both_right"][3] = None
     page = render_report(results)
     assert "None" not in re.sub(r"<[^>]*>", "", page)
     assert not re.search(r"\bnan\b", page)
+    assert '"n best">–' not in page, "what is not defined is not the best"
+    for path in re.findall(r'points="([^"]*)"', page):
+        assert all(len(point.split(",")) == 2 for point in path.split())
+
+
+def half_undefined(curve, names):
+    for name in names:
+        curve[name] = [None if k < len(curve[name]) // 2 else value for k, value in enumerate(curve[name])]
+
+
+def test_a_gap_is_not_bridged():
+    """Lines, bands and areas stop before what is not defined, and go on behind it."""
+    y = [1.0, 2.0, None, 4.0, 5.0]
+    series = Series("a", range(5), y, low=y, high=[9.0, None, None, 9.0, 9.0])
+    axes = Axes("x", "y", str, str)
+    shape = {"width": 400, "height": 300, "title": "t", "description": "d"}
+    drawn = line_chart([series], axes, marks=4, **shape)
+    assert [len(points.split()) for points in re.findall(r'polyline[^>]*points="([^"]*)"', drawn)] == [2, 2]
+    assert [len(points.split()) for points in re.findall(r'polygon class="band[^>]*points="([^"]*)"', drawn)] == [2, 4]
+    assert re.findall(r"<title>(a:.*?)</title>", drawn) == [
+        "a: 1.0 [1.0, 9.0] at 0",
+        "a: 2.0 at 1",
+        "a: 4.0 [4.0, 9.0] at 3",
+        "a: 5.0 [5.0, 9.0] at 4",
+    ]
+    layers = [("l", [0.5, None, 0.5, 0.5]), ("m", [0.5, 0.5, 0.5, 0.5])]
+    areas = stacked_areas(range(4), layers, axes, **shape)
+    assert [len(points.split()) for points in re.findall(r'polygon class="cell[^>]*points="([^"]*)"', areas)] == [
+        *(2, 2),
+        *(4, 4),
+    ]
