@@ -135,11 +135,11 @@ def read_table(path: str | os.PathLike) -> tuple[pa.Table, TableInfo]:
     Raises:
       UserError: the file is missing, is not a table of ours, or has another version.
     """
-    mend = "run `cat-jax evaluate` to write it again"
+    path = pathlib.Path(path)
+    mend = f"delete {path.parent} and start `cat-jax run` again, or run `cat-jax evaluate`: it is then written anew"
     try:
         table = pq.read_table(path)
     except FileNotFoundError as e:
-        path = pathlib.Path(path)
         there = ", ".join(sorted(other.parent.name for other in path.parent.parent.glob(f"*/{path.name}")))
         raise UserError(
             f"no per-example table at {path}" + (f" (of other models there is one: {there})" if there else ""),

@@ -107,10 +107,15 @@ def test_the_experiment_leaves_what_repeats_it(workspace):
     }
     for name, command in saved.items():
         text = (made / name).read_text()
-        assert text.startswith(f"# Do it again: cat-jax {command} --gin_file=runs/reversal/{name}\n")
+        again = f"# Do it again: cat-jax {command} --gin_file=runs/reversal/{name}"
+        assert text.startswith(f"{again} --gin." if command == "run" else f"{again}\n")
         assert (made / name.replace("config.gin", "operative_config.gin")).exists()
         if command == "evaluate":
             assert f"EVAL_MODELS = {{'{name.split('/')[1]}': " in text
+    whole = (made / "config.gin").read_text().partition("\n")[0]
+    said = run(whole.removeprefix("# Do it again: "), workspace)
+    assert REPORT in said
+    assert "started" not in said
     record = json.loads((made / "run.json").read_text())["stages"]
     students = [f"train/student.{objective}.0" for objective in ("xent", "cat_xent")]
     made_by = ["prepare", "train/teacher", "teach/teacher", "evaluate/teachers", *students, "cascade"]

@@ -126,8 +126,10 @@ class _Reader:
         try:
             statements = list(config_parser.ConfigParser(f"{key} = {value}", _Delegate()))
         except (SyntaxError, tokenize.TokenError, ValueError) as e:
-            quoted = f"{FLAG}{key}='\"{value}\"'"
-            raise UserError(f"{source} is not a gin value", f"put a string in quotes: {quoted}") from e
+            mend = f"put a string in quotes: {FLAG}{key}='\"{value}\"'"
+            if value.removesuffix("()") in names.NAMES:
+                mend = f"write {FLAG}{key}=@{value.removesuffix('()')}()"
+            raise UserError(f"{source} is not a gin value", mend) from e
         for statement in statements:
             self._take(statement, source)
 
@@ -165,7 +167,10 @@ class Command:
     root: str
     arguments: dict[str, Any]
     configuration: str
-    """What the command uses, as gin, and how its stores are prepared: read again it gives the same arguments."""
+    """What the command uses, as gin, and how its stores are prepared: read again it gives the same arguments.
+
+    Of `run` all that was bound, for each of its stages reads what it uses.
+    """
     operative: str
     """What the arguments were built from, defaults included."""
 
@@ -192,7 +197,8 @@ def configure(bindings: Bindings, root: str) -> Command:
     signature = names.signature(root)
     assert signature is not None
     defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
-    saved = {item.key: item for item in (*bindings.reachable(["prepare"]).used, *reach.used)}
+    used = bindings.merged().values() if root == "run" else (*bindings.reachable(["prepare"]).used, *reach.used)
+    saved = {item.key: item for item in used}
     return Command(root, {**defaults, **given}, text_of(saved.values(), bindings.imports), gin.operative_config_str())
 
 

@@ -49,7 +49,11 @@ def check_writable(directory: str | os.PathLike, what: str) -> None:
 
 
 def save_configuration(
-    directory: str | os.PathLike, command: Command, stem: str = "", flags: Sequence[str] = ()
+    directory: str | os.PathLike,
+    command: Command,
+    stem: str = "",
+    flags: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> None:
     """Writes what the command used, and the same with all defaults, into `directory`; each whole or not at all.
 
@@ -58,10 +62,11 @@ def save_configuration(
       command: as it was configured.
       stem: of the results' file names, where those of other commands lie beside them.
       flags: of the command's own that it was given, to be given again.
+      after: flags to be given again after the saved file: those that win over files which the command reads later.
     """
     files = (f"{stem}.{name}" if stem else name for name in (CONFIGURATION, OPERATIVE))
     configuration, operative = (pathlib.Path(directory) / name for name in files)
-    words = [names.ROOTS[command.root].command or command.root, *flags, f"--gin_file={configuration}"]
+    words = [names.ROOTS[command.root].command or command.root, *flags, f"--gin_file={configuration}", *after]
     again = f"# Do it again: cat-jax {shlex.join(words)}\n"
     built = f"# What `cat-jax {command.root}` was built from, defaults included.\n"
     atomic_write(configuration, (again + command.configuration).encode())

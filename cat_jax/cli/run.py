@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
+from collections.abc import Callable
 
 from cat_jax.cli import child
 from cat_jax.cli.command import GinFlags
@@ -26,6 +27,7 @@ def run(
     rerun_changed: bool = False,
     *,
     flags: GinFlags,
+    accepted: Callable[[], None] = lambda: None,
 ) -> list[pathlib.Path]:
     """Takes an experiment through prepare, train, teach, evaluate and cascade; finished stages are skipped.
 
@@ -35,6 +37,7 @@ def run(
       jobs: stages that run at once; None: as many as suit this machine (see `default_jobs`).
       rerun_changed: whether a stage whose configuration has changed is deleted and done again; else it is refused.
       flags: the configuration flags, which every stage is given again.
+      accepted: called once nothing is wrong with the configuration, before the first stage starts.
 
     Returns:
       The reports.
@@ -52,7 +55,10 @@ def run(
     plan = Plan(experiment, run_dir, flags, jobs)
     with hold(plan.run_dir) as lock:
         logger.info("%d stages, %d at once on %d cores", len(plan.stages), jobs, len(child.usable_cores()))
-        Runner(plan.stages, Ledger(plan.run_dir), plan.run_dir, jobs, lock).run(rerun_changed)
+        ledger = Ledger(plan.run_dir)
+        ledger.pending(plan.stages, rerun_changed)  # refuses a change of what is finished
+        accepted()
+        Runner(plan.stages, ledger, plan.run_dir, jobs, lock).run(rerun_changed)
     return [plan.report_dir(*pair) / "report.html" for pair in plan.pairs()]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 from cat_jax.cli.command import Manual, parse_gin_flags
@@ -45,8 +47,9 @@ def main(argv: Sequence[str]) -> int:
     from cat_jax.cli.run import table_of
 
     command = configuration.configure(configuration.of_flags(flags), "run")
-    reports = command.call(flags=flags)
-    save_configuration(command.arguments["run_dir"], command)
+    again = dataclasses.replace(flags, files=()).arguments()
+    save = functools.partial(save_configuration, command.arguments["run_dir"], command, after=again)
+    reports = command.call(flags=flags, accepted=save)
     for report in reports:
         print(table_of(report))
     for report in reports:

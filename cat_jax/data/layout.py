@@ -40,6 +40,11 @@ def store_directory(root: str | os.PathLike, task: str, split: str) -> pathlib.P
     return pathlib.Path(root) / safe_name(task) / safe_name(split)
 
 
+def staging_directory(directory: pathlib.Path) -> pathlib.Path:
+    """Where the first shard of a store that shall replace the one in `directory` is written."""
+    return directory / ".new"
+
+
 def mixture_file(root: str | os.PathLike, mixture: str) -> pathlib.Path:
     """The file that says which tasks a mixture draws from, and how often."""
     return pathlib.Path(root) / "mixtures" / f"{safe_name(mixture)}.json"

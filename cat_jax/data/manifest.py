@@ -59,12 +59,18 @@ class Recipe:
     held_out: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able: what the store's fingerprint and its shards' marks are made of."""
         fields = _stated(self, "held_out")
         features = {name: _stated(info, "zero_is_token") for name, info in self.features.items()}
         return {**fields, "features": features}
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Recipe:
+        """The recipe of which `to_dict` gave `fields`.
+
+        Raises:
+          KeyError: there are no features; TypeError: a field is missing or unknown.
+        """
         features = {name: FeatureInfo(**info) for name, info in fields["features"].items()}
         return Recipe(**{**fields, "features": features})
 
@@ -101,6 +107,7 @@ class ShardEntry:
     shared: Mapping[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able, as sidecars and the manifest have it."""
         return _stated(self, "shared")
 
     @property
@@ -151,6 +158,7 @@ class Manifest:
         return fingerprint(self._content())
 
     def to_dict(self) -> dict[str, Any]:
+        """The content of the manifest's file."""
         content = self._content()
         derived = {"num_examples": self.num_examples, "fingerprint": self.fingerprint}
         return {"kind": STORE.name, **content, **derived}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 
@@ -10,6 +11,8 @@ from cat_jax.data import layout
 from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 from cat_jax.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -112,4 +115,16 @@ def _check_lengths(store: ExampleStore, feature_lengths: Mapping[str, int]) -> N
                 f"{feature} length {feature_lengths[feature]} is below {prepared}, with which the store "
                 f"{store.directory} was prepared",
                 "raise it in TASK_FEATURE_LENGTHS, or prepare a store of that length in another STORE_DIR",
+            )
+        cut = store.manifest.total("trimmed").get(feature, 0)
+        if feature_lengths[feature] > prepared and cut:
+            logger.warning(
+                "%s of %d of %d examples in %s were cut to %d tokens when it was prepared, and stay so with a length "
+                "of %d: prepare a store of that length in another STORE_DIR to have them whole",
+                feature,
+                cut,
+                store.manifest.num_examples,
+                store.directory,
+                prepared,
+                feature_lengths[feature],
             )

@@ -7,6 +7,7 @@ import logging
 import math
 import multiprocessing
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from cat_jax.data.beam import run_units_with_beam
 from cat_jax.data.manifest import Manifest, Recipe, read_manifest
 from cat_jax.data.mixture import write_mixture
 from cat_jax.data.overlap import HeldOut, parse_split
+from cat_jax.data.scoring import has_metrics
 from cat_jax.data.store import ExampleStore
 from cat_jax.data.units import Unit, run_units
 from cat_jax.data.vocabulary_file import save_vocabularies
@@ -42,7 +44,7 @@ class PrepareConfig:
       examples_per_shard: a split becomes ceil(source examples / this) shards; 1 where the source does not count.
       keep_raw: for which splits the fields that metrics read are kept: "evaluation" (all but train), "all", "none".
       seed: of random preprocessors.
-      overwrite: whether a store that is there is made anew.
+      overwrite: whether a store that is there is made anew; it stays until a first shard of each new one is whole.
       held_out: splits, as `TASK_OR_MIXTURE:SPLIT`, that examples of `train` are compared with (`data.overlap`): the
         manifest says how many they share.
       drop_held_out: whether such examples are left out.
@@ -159,10 +161,14 @@ def _is_pending(root: pathlib.Path, recipe: Recipe, overwrite: bool) -> bool:
       UserError: another one is there, or a damaged one, and it may not be overwritten.
     """
     directory = layout.store_directory(root, recipe.task, recipe.split)
+    shutil.rmtree(layout.staging_directory(directory), ignore_errors=True)  # of a run that was killed
+    finished = (directory / layout.MANIFEST).exists()
     if overwrite:
-        StoreWriter(directory, recipe).discard()
+        writer = StoreWriter(directory, recipe)
+        if not finished:
+            writer.discard()
         return True
-    if not (directory / layout.MANIFEST).exists():
+    if not finished:
         return True
     difference = read_manifest(directory).recipe.difference(recipe)
     if difference is not None:
@@ -189,7 +195,10 @@ def _finish(root: pathlib.Path, recipe: Recipe, written: bool) -> Manifest:
         return read_manifest(directory)
     manifest = StoreWriter(directory, recipe).finish()
     _tell(manifest)
-    rows = seqio_task.num_input_examples(seqio_task.get_task(recipe.task), recipe.split)
+    task = seqio_task.get_task(recipe.task)
+    if not has_metrics(task):
+        logger.warning("task %r has no metric_fns: models can be trained on it, and not evaluated", recipe.task)
+    rows = seqio_task.num_input_examples(task, recipe.split)
     dropped = manifest.shared["normalized"] if manifest.shared and (recipe.held_out or {}).get("dropped") else 0
     made = manifest.num_examples + dropped
     if rows is not None and made < rows:
@@ -219,28 +228,50 @@ def _tell(manifest: Manifest) -> None:
 def _write_shards(
     config: PrepareConfig, root: pathlib.Path, recipes: Sequence[Recipe], held_out: HeldOut | None
 ) -> None:
-    """Writes all unfinished shards of the stores."""
+    """Writes all unfinished shards of the stores; where a finished one is there, it is to be replaced."""
     file = root / ".held_out.npz" if held_out is not None else None
-    units = []
-    for recipe in recipes:
-        directory = layout.store_directory(root, recipe.task, recipe.split)
-        examples = seqio_task.num_input_examples(seqio_task.get_task(recipe.task), recipe.split)
-        for shard in StoreWriter(directory, recipe).pending():
-            expected = examples and -(-(examples - shard) // recipe.num_shards)
-            compared = str(file) if recipe.held_out is not None else None
-            units.append(Unit(str(directory), recipe, shard, expected, compared))
-    if not units:
-        return
-    if held_out is not None and file is not None:
-        held_out.save(file)
-    counts = [unit.expected for unit in units if unit.expected is not None]
-    total = sum(counts) if len(counts) == len(units) else None
-    progress = Progress(f"prepare {config.mixture_or_task}", total, "examples")
+    writers = [StoreWriter(layout.store_directory(root, recipe.task, recipe.split), recipe) for recipe in recipes]
     try:
-        if config.runner is None:
-            run_units(units, config.modules, config.workers, progress)
-        else:
-            run_units_with_beam(units, config.modules, config.runner, config.runner_options)
+        if held_out is not None and file is not None and writers:
+            held_out.save(file)
+        _replace(config, [writer for writer in writers if (writer.directory / layout.MANIFEST).exists()], file)
+        units = [_unit(writer, shard, writer.directory, file) for writer in writers for shard in writer.pending()]
+        _run(config, units, f"prepare {config.mixture_or_task}")
     finally:
         if file is not None:
             file.unlink(missing_ok=True)
+
+
+def _replace(config: PrepareConfig, writers: Sequence[StoreWriter], held_out: pathlib.Path | None) -> None:
+    """Puts the first shard of a new store in the place of each old one, when all of these shards are whole.
+
+    So a source that cannot be read leaves the old stores as they are; and a store never has shards of both.
+    """
+    places = [layout.staging_directory(writer.directory) for writer in writers]
+    units = [_unit(writer, 0, place, held_out) for writer, place in zip(writers, places, strict=True)]
+    try:
+        _run(config, units, f"prepare {config.mixture_or_task}, first shards")
+        for writer in writers:
+            writer.take_over()
+    finally:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _unit(writer: StoreWriter, shard: int, directory: pathlib.Path, held_out: pathlib.Path | None) -> Unit:
+    recipe = writer.recipe
+    examples = seqio_task.num_input_examples(seqio_task.get_task(recipe.task), recipe.split)
+    expected = examples and -(-(examples - shard) // recipe.num_shards)
+    compared = str(held_out) if recipe.held_out is not None else None
+    return Unit(str(directory), recipe, shard, expected, compared)
+
+
+def _run(config: PrepareConfig, units: Sequence[Unit], label: str) -> None:
+    if not units:
+        return
+    counts = [unit.expected for unit in units if unit.expected is not None]
+    progress = Progress(label, sum(counts) if len(counts) == len(units) else None, "examples")
+    if config.runner is None:
+        run_units(units, config.modules, config.workers, progress)
+    else:
+        run_units_with_beam(units, config.modules, config.runner, config.runner_options)

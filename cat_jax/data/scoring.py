@@ -105,6 +105,22 @@ def score_table(
     return dataclasses.replace(scored, higher_is_better=is_better, signatures=signatures)
 
 
+def has_metrics(task: Any) -> bool:
+    """Whether a SeqIO task can be scored: it has a metric of predicted texts or of option scores."""
+    objects = [metric for metric in task._metric_objs_constructor_args if hasattr(metric, "actual_compute")]
+    return bool(task.predict_metric_fns or task.score_metric_fns or objects)
+
+
+def check_has_metrics(task: Any) -> None:
+    """Refuses a SeqIO task that cannot be scored, before its answers are made.
+
+    Raises:
+      UserError: it has no metric.
+    """
+    if not has_metrics(task):
+        raise UserError(f"task {task.name!r} has no metric for predicted texts", "give the task metric_fns")
+
+
 def as_numpy(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Raw fields as SeqIO hands them to postprocessors: bytes, NumPy scalars and arrays."""
     return {name: _as_numpy(value) for name, value in raw.items()}
@@ -193,6 +209,8 @@ def _target(task: Any, example: Mapping[str, Any]) -> Any:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The scalars among a metric function's results (SeqIO's texts, images and histograms are for TensorBoard)."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"it returned a {type(values).__name__}, not a dict of names and values")
     numbers = {}
     for name, value in values.items():
         array = np.asarray(getattr(value, "value", value))

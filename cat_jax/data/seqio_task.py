@@ -17,6 +17,7 @@ import pkgutil
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -244,6 +245,10 @@ def dataset(task: Any, split: str, shard: int, num_shards: int, lengths: Mapping
 
 
 _OURS = re.compile(r"\bUserError: ([^\n]*)")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_LIBRARIES = ("site-packages", "dist-packages", f"{os.sep}cat_jax{os.sep}", "<frozen", "__autograph_generated")
+_SHOWN = 400
+"""Letters of a reason in a message."""
 
 
 @contextlib.contextmanager
@@ -255,14 +260,32 @@ def source_errors(task: str, split: str | None = None) -> Iterator[None]:
         raise
     except Exception as e:
         ours = _OURS.search(str(e))  # raised in a pipeline, and told among TensorFlow's own words
-        reason = ours[1] if ours else f"{type(e).__name__}: {e}"
+        reason = _shortened(ours[1] if ours else _reason(e))
         what = f"task {task!r}" + (f", split {split!r}" if split is not None else "")
         mend = "check its source and preprocessors, and TFDS_DATA_DIR if it reads TFDS"
+        if re.search("sentencepiece|spiece|vocab", reason, re.IGNORECASE):
+            mend = "check the path of its vocabulary; CAT_JAX_VOCABULARY gives the bundled tasks another"
         if isinstance(e, ConnectionError | TimeoutError):  # nothing is wrong with the task: what is written may stay
-            raise UserError(
-                f"{what} cannot be reached ({reason[:400]})", "start the same command again to go on"
-            ) from e
-        raise DataError(f"{what} cannot be read ({reason[:400]})", mend, task) from e
+            raise UserError(f"{what} cannot be reached ({reason})", "start the same command again to go on") from e
+        raise DataError(f"{what} cannot be read ({reason})", mend, task) from e
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, and the last line of the task's own code on the way there, if there is one."""
+    said = str(error)
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if "in user code:" in said:  # AutoGraph's words: the frames of the code, and in the end the error itself
+        frames = _FRAME.findall(said)
+        said = said.strip().splitlines()[-1].strip()
+    else:
+        said = f"{type(error).__name__}: {said}"
+    own = [(path, line) for path, line in frames if not any(part in path for part in _LIBRARIES)]
+    return f"{said}; {own[-1][0]} line {own[-1][1]}" if own else said
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end of a text: the one names the error, the other its place."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
 
 
 def arrays(pipeline: Any) -> Iterator[dict[str, Any]]:

@@ -52,14 +52,17 @@ class ExampleStore:
 
     @property
     def task(self) -> str:
+        """The name of the task."""
         return self.manifest.task
 
     @property
     def split(self) -> str:
+        """The name of the split."""
         return self.manifest.split
 
     @property
     def shards(self) -> tuple[ShardEntry, ...]:
+        """The shards in the order in which examples count through them."""
         return self.manifest.shards
 
     @property
@@ -69,10 +72,12 @@ class ExampleStore:
 
     @property
     def num_examples(self) -> int:
+        """Examples of all shards together, as `len`."""
         return int(self.offsets[-1])
 
     @property
     def has_inputs(self) -> bool:
+        """Whether examples have inputs; targets they have always."""
         return "inputs" in self.manifest.features
 
     def require_texts(self, purpose: str = "") -> None:

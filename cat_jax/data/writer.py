@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import json
 import os
@@ -92,12 +93,36 @@ class StoreWriter:
         write_json(self.directory / layout.MANIFEST, manifest.to_dict())
         return manifest
 
-    def discard(self) -> None:
-        """Removes the store's manifest first, then its shards."""
+    def take_over(self) -> None:
+        """Puts the finished first shard of the staging directory in the place of the store that is here.
+
+        Raises:
+          UserError: the directory cannot be written.
+        """
+        staging = layout.staging_directory(self.directory)
+        entry = StoreWriter(staging, self.recipe).finished(0)
+        assert entry is not None
+        self.discard()
         try:
-            (self.directory / layout.MANIFEST).unlink(missing_ok=True)
-            for path in STORE.files(self.directory):
-                path.unlink()
+            for name in (entry.file, entry.lengths_file, layout.sidecar_file(0, self.recipe.num_shards)):
+                os.replace(staging / name, self.directory / name)
+        except OSError as e:
+            raise cannot_write(self.directory, e) from e
+
+    def discard(self) -> None:
+        """Removes the store's shards, then its manifest.
+
+        In this order, for what a kill leaves must not be gone on with, as if its shards were of the next store: a
+        manifest without all of its shards is refused. Where there is none, one that nobody reads stands for it.
+        """
+        manifest, files = self.directory / layout.MANIFEST, STORE.files(self.directory)
+        if files and not manifest.exists():
+            with contextlib.suppress(UserError):  # a full disk: what is there goes all the more
+                write_json(manifest, {"kind": STORE.name, "version": "discarded"})
+        try:
+            for path in files:
+                path.unlink(missing_ok=True)
+            manifest.unlink(missing_ok=True)
         except OSError as e:
             raise cannot_write(self.directory, e) from e
 

@@ -26,6 +26,7 @@ LENGTH_PENALTIES = ("transformers", "t5x")
 """What divides the log-probability of a sequence of n tokens: n^alpha, or ((5 + n) / 6)^alpha (Wu et al. 2016)."""
 
 EARLY_STOPPING = (False, True, "never")
+"""What `BeamSearch.early_stopping` may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ class BeamSearch:
             )
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not math.isfinite(self.alpha):
             raise UserError(f"BeamSearch.alpha is {self.alpha!r}", "give a number, 0 for no length penalty")
-        if not any(self.early_stopping is known for known in (True, False)) and self.early_stopping != "never":
+        # Of the right type, too: 0 and 1 are equal to False and True.
+        if not isinstance(self.early_stopping, bool | str) or self.early_stopping not in EARLY_STOPPING:
             raise UserError(f"BeamSearch.early_stopping is {self.early_stopping!r}", "use True, False or 'never'")
 
     def to_dict(self) -> dict[str, Any]:

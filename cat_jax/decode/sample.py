@@ -12,10 +12,8 @@ from jax import lax
 
 from cat_jax.decode.loop import Decoded, decode
 from cat_jax.errors import UserError
+from cat_jax.losses.inverse_cdf import CumulativeWeights, key_uniforms
 from cat_jax.types import Batch, Model
-
-_BLOCK = 128
-_BELOW_ONE = 1.0 - 2.0**-23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +112,7 @@ def sample(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows.astype(jnp.uint32))
 
     def choose(logits: jax.Array, position: jax.Array) -> jax.Array:
-        uniforms = _uniforms(jax.vmap(jax.random.fold_in, (0, None))(keys, position.astype(jnp.uint32)))
+        uniforms = key_uniforms(jax.vmap(jax.random.fold_in, (0, None))(keys, position.astype(jnp.uint32)))
         weights = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         return _first_beyond(weights, uniforms * jnp.sum(weights, axis=-1))
 
@@ -153,11 +151,6 @@ def _is_number(value: Any, kind: Any = int | float) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _uniforms(keys: jax.Array) -> jax.Array:
-    """f32[B] in [0, 1): a folded key is itself the generator's output."""
-    return (jax.random.key_data(keys)[..., 0] >> 8) * jnp.float32(2**-24)
-
-
 def _reach(values: jax.Array, masses: jax.Array, wanted: jax.Array) -> jax.Array:
     """f32[B]: the largest t such that those of `values` f32[B, V] >= t have `masses` of `wanted` f32[B] together.
 
@@ -175,28 +168,5 @@ def _reach(values: jax.Array, masses: jax.Array, wanted: jax.Array) -> jax.Array
 
 
 def _first_beyond(weights: jax.Array, target: jax.Array) -> jax.Array:
-    """i32[B]: the first id at which the cumulated weights f32[B, V] pass target f32[B]: never one of weight 0.
-
-    A target that is not below the sum counts as just below it.
-    """
-    size = weights.shape[-1]
-    blocks = jnp.pad(weights, [(0, 0), (0, -size % _BLOCK)]).reshape(len(weights), -1, _BLOCK)
-    sums = jnp.sum(blocks, axis=-1)
-    ends = jnp.cumsum(sums, axis=-1)
-    target = jnp.minimum(target, ends[:, -1] * _BELOW_ONE)
-    block = _first_with_weight(sums, ends, target)
-    end, own = (jnp.take_along_axis(x, block[:, None], axis=1)[:, 0] for x in (ends, sums))
-    within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    rest = jnp.clip(target - (end - own), 0, own * _BELOW_ONE)
-    return block * _BLOCK + _first_with_weight(within, jnp.cumsum(within, axis=-1), rest)
-
-
-def _first_with_weight(weights: jax.Array, ends: jax.Array, target: jax.Array) -> jax.Array:
-    """i32[B]: the first place that has a weight and whose end is beyond the target; the last with a weight if none is.
-
-    `ends` are cumulated weights f32[B, N], rounded: they may step up where nothing is, and down.
-    """
-    places, count = jnp.arange(weights.shape[-1], dtype=jnp.int32), weights.shape[-1]
-    first = jnp.min(jnp.where((weights > 0) & (ends > target[:, None]), places, count), axis=-1)
-    last = jnp.max(jnp.where(weights > 0, places, 0), axis=-1)
-    return jnp.where(first < count, first, last)
+    """i32[B]: the id at which the cumulated weights f32[B, V] pass target f32[B]; see `CumulativeWeights.ids_at`."""
+    return CumulativeWeights.of(weights).ids_at(target[:, None])[:, 0]

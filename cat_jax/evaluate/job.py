@@ -88,6 +88,7 @@ class Job:
 
     @property
     def label(self) -> str:
+        """What is done, for people: in progress lines and errors."""
         return f"evaluate {self.model.name} on {self.store.task} ({self.store.split})"
 
     @property
@@ -141,6 +142,7 @@ def answer(
       Rows of `ANSWERS` by example index, on process 0; None on the others.
 
     Raises:
+      NonFiniteError: on all processes, for the same batch.
       UserError: the disk is full or read-only.
     """
     first = jax.process_index() == 0
@@ -156,15 +158,19 @@ def answer(
     chunks = [chunk for chunk in mode.chunks if not done[chunk.examples].all()]
     count, saved = int(done.sum()), time.monotonic()
     for results in _results(mode, chunks, rows, mode.program(graphdef), params, devices):
-        if parts is None or progress is None:
-            continue
-        answered = mode.answers(results)
-        if bad := count_not_finite(answered):
-            parts.save()
+        answered = mode.answers(results) if first else None
+        found = [0, 0] if answered is None else [count_not_finite(answered), len(answered)]
+        # One process that leaves alone would let the others wait for it in the next batch.
+        bad, total = agree(np.array(found, np.int32)).tolist()
+        if bad:
+            if parts is not None:
+                parts.save()
             raise NonFiniteError(
-                f"{job.label}: the log-probabilities of {bad} of {len(answered)} examples are not finite",
+                f"{job.label}: the log-probabilities of {bad} of {total} examples are not finite",
                 "choose another checkpoint of it, or evaluate.dtype='float32'",
             )
+        if parts is None or progress is None or answered is None:
+            continue
         parts.add(answered)
         count += len(answered)
         progress.update(count)

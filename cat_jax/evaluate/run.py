@@ -27,6 +27,7 @@ from cat_jax.data.beginnings import check_beginnings
 from cat_jax.data.fingerprint import in_short, is_known_as
 from cat_jax.data.layout import safe_name, split_names
 from cat_jax.data.mixture import read_mixture
+from cat_jax.data.scoring import check_has_metrics
 from cat_jax.data.store import ExampleStore
 from cat_jax.decode.beam import BeamSearch
 from cat_jax.decode.greedy import Greedy
@@ -199,7 +200,7 @@ class _Modes:
         if jobs and (jax.process_index() == 0 or any(job.mode == "score" for job in jobs)):
             seqio_task.load_modules(module)
             for job in jobs:
-                seqio_task.get_task(job.store.task)
+                check_has_metrics(seqio_task.get_task(job.store.task))
         for job in jobs:
             self.mode(job)
 

@@ -34,6 +34,8 @@ def sum_by_task(values: Mapping[str, Array], task_ids: Array | None, num_tasks: 
     """
     dtype = jnp.result_type(*values.values())
     stacked = jax.lax.stop_gradient(jnp.stack([v.astype(dtype) for v in values.values()]))
+    if task_ids is not None and num_tasks == 1:
+        stacked = jnp.where(task_ids.reshape(-1) == 0, stacked, 0)
     if task_ids is None or num_tasks == 1:
         sums = jnp.zeros((len(values), num_tasks), dtype).at[:, 0].set(jnp.sum(stacked, axis=1))
     else:

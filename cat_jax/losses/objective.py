@@ -126,7 +126,7 @@ class Objective:
           student: hidden states [B, T, D] and the head.
           batch: weights must not be negative; a position of weight 0 counts nowhere, whatever stands there.
           signal: what is known of the teacher; may be None unless `needs_teacher`.
-          num_tasks: length of each metric sum.
+          num_tasks: length of each metric sum; tokens of other task ids are in none of them.
           uniform: f32[B, T] in [0, 1), drawn once for the global batch, where `needs_uniform`.
           head: makes losses without whole logits. Where it is None, does not take a term, or a subclass overrides
             `tokens` or `sum_up`, the two make them of whole logits.
@@ -189,7 +189,8 @@ class Objective:
         kept = self.keep_rule(tokens.student_right, tokens.teacher_right, uniform)
         kept_weights = jnp.where(kept, weights, 0)
         coefficients = self.coefficients(tokens, weights, uniform)
-        kept_loss = jnp.where(kept_weights > 0, coefficients * tokens.loss, 0)
+        # A factor of 0 leaves a token out though its loss be infinite.
+        kept_loss = jnp.where(coefficients != 0, coefficients * tokens.loss, 0)
         normalizer = kept_weights if self.normalizer == "kept_tokens" else weights
         values = {
             "target_tokens": weights,

@@ -54,7 +54,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
         raise UserError(
             f"a batch of {batch_size} rows cannot be split over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} "
             f"devices and {num_microbatches} microbatches",
-            f"make the batch size a multiple of {parts}",
+            f"make the batch size a multiple of {parts}, above 0",
         )
 
 

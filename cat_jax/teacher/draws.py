@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-_BLOCK = 128
-_BELOW_ONE = 1.0 - 2.0**-23
+from cat_jax.losses.inverse_cdf import CumulativeWeights, key_uniforms
 
 
 def position_uniforms(
@@ -26,8 +25,7 @@ def position_uniforms(
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), shard)
     rows = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
     cells = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(rows, positions.astype(jnp.uint32))
-    # A folded key is itself the generator's output; jax.random.uniform would depend on jax_threefry_partitionable.
-    return (jax.random.key_data(cells)[..., 0] >> 8) * jnp.float32(2**-24)
+    return key_uniforms(cells)
 
 
 def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int, counts: jax.Array | None = None) -> jax.Array:
@@ -46,19 +44,9 @@ def tail_draws(tail: jax.Array, uniforms: jax.Array, num_draws: int, counts: jax
     Returns:
       i32[N, num_draws], ascending; 0 beyond the position's draws, and where the tail has no mass.
     """
-    n, vocab = tail.shape
-    blocks = jnp.pad(tail, ((0, 0), (0, -vocab % _BLOCK))).reshape(n, -1, _BLOCK)
-    # Two levels instead of one cumulative sum over the vocabulary: cheaper, and the rounding errors stay small.
-    ends = jnp.cumsum(blocks.sum(-1), axis=-1)
-    total = ends[:, -1:]
+    cumulative = CumulativeWeights.of(tail)
+    total = cumulative.totals
     places = jnp.arange(num_draws)
     points = (places + uniforms[:, None]) / (num_draws if counts is None else jnp.maximum(counts, 1)[:, None]) * total
-    points = jnp.minimum(points, total * _BELOW_ONE)
-    block = jnp.minimum((ends[:, None, :] <= points[:, :, None]).sum(-1), ends.shape[-1] - 1)
-    begins = jnp.concatenate([jnp.zeros_like(total), ends[:, :-1]], axis=-1)
-    rest = points - jnp.take_along_axis(begins, block, axis=-1)
-    inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, :, None], axis=1), axis=-1)
-    rest = jnp.clip(rest, 0.0, inside[:, :, -1] * _BELOW_ONE)
-    column = (inside <= rest[:, :, None]).sum(-1)
     drawn = total > 0 if counts is None else (total > 0) & (places < counts[:, None])
-    return jnp.where(drawn, jnp.minimum(block * _BLOCK + column, vocab - 1), 0).astype(jnp.int32)
+    return jnp.where(drawn, cumulative.ids_at(points), 0)

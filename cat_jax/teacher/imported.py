@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -162,9 +161,7 @@ class _Part:
             num_shards=len(store.shards),
         )
         directory = signal_directory(output_dir, store.task, store.split)
-        self._writer = functools.partial(SignalWriter, directory, self._recipe, overwrite)
-        if not overwrite:
-            self._writer()  # refuses a directory that holds something else, before the work
+        self._writer = SignalWriter(directory, self._recipe, overwrite)
         self._index = {example.example_id: number for number, example in enumerate(store)}
         lengths = store.lengths[:, 1].astype(np.int64)
         self._starts, self._lengths = np.cumsum(lengths) - lengths, lengths
@@ -258,7 +255,7 @@ class _Part:
 
     def write(self) -> Manifest:
         """Writes shards and manifest."""
-        writer = self._writer()  # takes over what was there: only now, when every row has been found to fit
+        writer = self._writer
         ends = np.append(self._starts, len(self._tokens.right))
         for shard, entry in enumerate(self.store.shards):
             if writer.finished(shard):

@@ -86,6 +86,7 @@ class Recipe:
     aligned: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able, and all of the recipe: `from_dict` gives an equal one."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.aligned is None:  # so that the manifests of other signals are what they were
             del fields["aligned"]
@@ -99,6 +100,12 @@ class Recipe:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Recipe:
+        """The recipe of which `to_dict` gave `fields`.
+
+        Raises:
+          KeyError: a field is missing; TypeError: one is missing or unknown.
+          UserError: an unknown layout.
+        """
         teacher = TeacherIdentity(**fields["teacher"])
         return Recipe(**{**fields, "teacher": teacher, "layout": layout_from_dict(fields["layout"])})
 
@@ -194,6 +201,7 @@ class Manifest:
         return fingerprint({**self._content(), "teacher": teacher})
 
     def to_dict(self) -> dict[str, Any]:
+        """The content of the manifest's file, with what follows from it for people to read."""
         return {
             "kind": SIGNAL.name,
             **self._content(),

@@ -23,7 +23,8 @@ class SignalWriter:
     Args:
       directory: where.
       recipe: of the signal.
-      overwrite: take the directory over from a signal of another recipe.
+      overwrite: take the directory over from a signal of another recipe, once there is a shard to put in its place:
+        until then that signal can be read.
 
     Raises:
       UserError: the directory holds something else than a teacher signal; or one of another recipe, and `overwrite` is
@@ -33,20 +34,18 @@ class SignalWriter:
     def __init__(self, directory: pathlib.Path, recipe: Recipe, overwrite: bool = False):
         self.directory, self.recipe = directory, recipe
         self._verified: set[int] = set()
+        self._takes_over = overwrite
         SIGNAL.refuse_others(directory)
-        if overwrite:
-            try:
-                (directory / MANIFEST).unlink(missing_ok=True)
-            except OSError as e:
-                raise cannot_write(directory / MANIFEST, e) from e
-        else:
+        if not overwrite:
             self._refuse_others()
 
     def complete(self) -> bool:
-        """Whether the manifest is there and every shard's file has its size."""
-        if not (self.directory / MANIFEST).exists():
+        """Whether the manifest is there, of this recipe, and every shard's file has its size."""
+        try:
+            manifest = read_manifest(self.directory)
+        except UserError:  # there is none, or it is one to take over
             return False
-        return all(self._whole(entry) for entry in read_manifest(self.directory).shards)
+        return manifest.recipe == self.recipe and all(self._whole(entry) for entry in manifest.shards)
 
     def finished(self, shard: int) -> bool:
         """Whether a shard was finished under the same recipe, byte for byte."""
@@ -61,10 +60,11 @@ class SignalWriter:
     def write(self, shard: int, num_examples: int, buffer: ShardBuffer) -> None:
         """Writes a shard's file, then its sidecar."""
         name, sidecar = self._names(shard)
+        entry, content = make_shard(name, num_examples, buffer)
+        self._take_over()
         for stale in self._leftovers(name, sidecar):
             stale.unlink(missing_ok=True)
         (self.directory / sidecar).unlink(missing_ok=True)
-        entry, content = make_shard(name, num_examples, buffer)
         atomic_write(self.directory / name, content)
         write_json(self.directory / sidecar, {"recipe": self.recipe.to_dict(), "shard": dataclasses.asdict(entry)})
         self._verified.add(shard)
@@ -78,6 +78,8 @@ class SignalWriter:
         whole = tuple(entry for entry in entries if entry is not None)
         if len(whole) < len(entries):
             return None
+        if not self.complete():  # another process may have been first
+            self._take_over()
         names = {name for shard in range(self.recipe.num_shards) for name in self._names(shard)}
         for path in SIGNAL.files(self.directory):
             if path.name.startswith("shard-") and path.name not in names:
@@ -85,6 +87,15 @@ class SignalWriter:
         manifest = Manifest(self.recipe, whole)
         write_json(self.directory / MANIFEST, manifest.to_dict())
         return manifest
+
+    def _take_over(self) -> None:
+        """Removes the manifest of what was there, before the first of its files is replaced."""
+        if self._takes_over:
+            try:
+                (self.directory / MANIFEST).unlink(missing_ok=True)
+            except OSError as e:
+                raise cannot_write(self.directory / MANIFEST, e) from e
+            self._takes_over = False
 
     def _names(self, shard: int) -> tuple[str, str]:
         return shard_file(shard, self.recipe.num_shards), sidecar_file(shard, self.recipe.num_shards)

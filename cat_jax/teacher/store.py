@@ -87,6 +87,7 @@ class SignalStore:
 
     @property
     def layout(self) -> SignalLayout:
+        """What is kept of each target token."""
         return self.manifest.recipe.layout
 
     @property

@@ -67,7 +67,8 @@ def teach(
       seed: of the tail draws.
       mesh: over this process's own devices; None for one copy on each.
       axis_rules: how the teacher's parameters lie on the mesh.
-      overwrite: replace signals of other settings, and check finished shards byte by byte.
+      overwrite: replace signals of other settings, each once its first new shard is there, and check finished shards
+        byte by byte.
       process_index: which of the processes this is; by default JAX's.
       process_count: how many there are; by default JAX's.
 
@@ -92,7 +93,7 @@ def teach(
         recipe = _recipe(model_dir, step, model, dtype, store, layout, batch_size, seed)
         directory = signal_directory(output_dir, store.task, store.split)
         writers.append((store, SignalWriter(directory, recipe, overwrite)))
-    unfinished = [(store, writer) for store, writer in writers if not writer.complete()]
+    unfinished = [(store, writer) for store, writer in writers if overwrite or not writer.complete()]
     if unfinished:
         local = (mesh or MeshConfig()).build(jax.local_devices())
         config, graphdef, params, _ = load_model(

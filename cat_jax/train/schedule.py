@@ -111,7 +111,14 @@ class _WarmupThenDecay:
         _check(self, "peak", 0.0)
         _check(self, "end", 0.0)
         _check(self, "warmup_steps", 0)
-        _check(self, "total_steps", self.warmup_steps + 1)
+        if isinstance(self.total_steps, int) and 0 < self.total_steps <= self.warmup_steps:
+            name = type(self).__name__
+            raise UserError(
+                f"{name}.total_steps (TRAIN_STEPS, as a rule) is {self.total_steps}, all within "
+                f"{name}.warmup_steps, {self.warmup_steps}",
+                "give more steps, or a shorter warm-up",
+            )
+        _check(self, "total_steps", 1)
 
     def __call__(self, step: Any) -> jax.Array:
         """f32[]: the learning rate of the update that follows `step` updates."""

@@ -114,6 +114,11 @@ def test_an_unquoted_string_is_shown_quoted(value):
     assert f"""--gin.work.model='"{value}"'""" in text
 
 
+@pytest.mark.parametrize("value", ["StoredTeacher", "StoredTeacher()"])
+def test_a_name_without_its_sign_is_shown_with_it(value):
+    assert error(f"work.model={value}").endswith("is not a gin value: write --gin.work.model=@StoredTeacher()")
+
+
 def test_a_flag_without_a_value():
     assert "write --gin.NAME=VALUE" in error("work.model")
 

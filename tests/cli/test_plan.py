@@ -1,10 +1,13 @@
 """From the description of an experiment to its stages."""
 
+import dataclasses
+import shlex
+
 import pytest
 
 from cat_jax.checkpoint.params import write_model_file
 from cat_jax.checkpoint.seal import Seal, write_seal
-from cat_jax.cli import configuration
+from cat_jax.cli import configuration, outputs
 from cat_jax.cli.command import GinFlags
 from cat_jax.cli.experiment import Experiment, default_jobs, objective_file, objective_name
 from cat_jax.cli.plan import Plan
@@ -35,6 +38,23 @@ def plan(tmp_path, *flags, more="", jobs=2):
     given = GinFlags(files=(str(path),), bindings=(f'RUN_DIR="{tmp_path}/run"', *flags))
     command = configuration.configure(configuration.of_flags(given), "run")
     return Plan(command.arguments["experiment"], command.arguments["run_dir"], given, jobs)
+
+
+def test_the_saved_configuration_is_the_whole_experiment(tmp_path):
+    """By itself, too: of the flags only those are lost that win over an objective's file."""
+    flags = ("T5Config.mlp_dim=96", "student/BATCH_SIZE=4")
+    first = plan(tmp_path, *flags)
+    given = GinFlags((str(tmp_path / "mine.gin"),), (f'RUN_DIR="{tmp_path}/run"', *flags))
+    command = configuration.configure(configuration.of_flags(given), "run")
+    outputs.save_configuration(tmp_path, command, after=dataclasses.replace(given, files=()).arguments())
+    saved = tmp_path / "config.gin"
+    words = shlex.split(saved.read_text().partition("\n")[0].removeprefix("# Do it again: "))
+    assert words[:3] == ["cat-jax", "run", f"--gin_file={saved}"]
+    for bindings in ((), tuple(word.removeprefix("--gin.") for word in words[3:])):
+        again = GinFlags((str(saved),), bindings)
+        command = configuration.configure(configuration.of_flags(again), "run")
+        second = Plan(command.arguments["experiment"], command.arguments["run_dir"], again, 2)
+        assert [stage.configuration for stage in second.stages] == [stage.configuration for stage in first.stages]
 
 
 def stages(made):

@@ -22,10 +22,11 @@ from loader_cases import (
     take,
 )
 
+from cat_jax.data.layout import store_directory
 from cat_jax.data.loader import make_eval_batches, make_train_iterator
 from cat_jax.data.mixture import Mixture, MixtureTask, write_mixture
 from cat_jax.data.store import ExampleStore
-from cat_jax.data.writer import write_store
+from cat_jax.data.writer import StoreWriter, write_store
 from cat_jax.errors import UserError
 
 
@@ -250,6 +251,19 @@ def test_the_position_travels_in_a_checkpoint(root, tmp_path):
     assert_same(next(other), next(iterator))
     other.close()
     iterator.close()
+
+
+def test_tokens_that_were_cut_off_do_not_come_back(tmp_path, caplog):
+    writer = StoreWriter(store_directory(tmp_path, "a", "train"), recipe("a", num_shards=1))
+    with writer.shard(0, example_ids="feature") as out:
+        for example in examples(3, 100, 0):
+            out.write(example, ("inputs",))
+    writer.finish()
+    write_mixture(tmp_path, Mixture("mix", (MixtureTask("a", 1.0, ("train",)),)))
+    for length, told in ((6, []), (7, ["inputs of 3 of 3 examples"])):
+        caplog.clear()
+        next(make_train_iterator(config(tmp_path, feature_lengths={"inputs": length, "targets": 9})))
+        assert [record.getMessage()[:25] for record in caplog.records] == told
 
 
 def test_user_errors(root, tmp_path):

@@ -100,6 +100,11 @@ def test_raw_fields_come_back_as_seqio_gives_them():
     [
         ("toy_twice", {}, "task 'toy_twice' has two metrics called 'accuracy'"),
         ("toy_unscored", {}, "task 'toy_unscored' has no metric for predicted texts: give the task metric_fns"),
+        (
+            "toy_number",
+            {},
+            r"task 'toy_number' fails \(TypeError: it returned a float, not a dict of names",
+        ),
         ("toy_failing", {}, r"a metric of task 'toy_failing' fails \(ZeroDivisionError: division by zero\)"),
         ("toy", {"headline": "bleu"}, "task 'toy' has no metric 'bleu': name one of: accuracy"),
         ("toy_mixture", {}, "'toy_mixture' is a mixture: name one of its tasks: toy, toy_random, toy_small"),

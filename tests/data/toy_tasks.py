@@ -95,6 +95,15 @@ def broken(split, shuffle_files, seed=None):
 add("toy_broken", source=broken)
 
 
+def bug(example):
+    return {**example, "label": example["lable"]}
+
+
+add("toy_bug", each(bug))
+NOWHERE = seqio.Feature(seqio.SentencePieceVocabulary("/nowhere/spiece.model"), add_eos=True)
+add("toy_no_model", output_features={"inputs": NOWHERE, "targets": NOWHERE})
+
+
 def small_label(example):
     with tf.control_dependencies([tf.debugging.assert_less(example["label"], 2, "label too large")]):
         return {**example, "label": tf.identity(example["label"])}
@@ -169,4 +178,5 @@ def whole_groups(targets, predictions):
 
 
 add("toy_groups", metric_fns=[whole_groups], postprocess_fn=with_group)
+add("toy_number", metric_fns=[lambda targets, predictions: 0.5])
 add("toy_failing", metric_fns=[lambda targets, predictions: {"x": 1 / 0}])

@@ -274,7 +274,9 @@ def start(world, tmp_path_factory):
     """Starts `evaluate` in a process of its own."""
     cache = tmp_path_factory.mktemp("cache")
 
-    def start(output_dir, devices=1, process=0, processes=1, port=0, kill_at=0, meshes=None, reproducible=True):
+    def start(
+        output_dir, devices=1, process=0, processes=1, port=0, kill_at=0, meshes=None, reproducible=True, world=world
+    ):
         meshes = meshes or {"": (-1, 1, 1)}
         script = SCRIPT.format(here=str(HERE), settings=SETTINGS, meshes=meshes, reproducible=reproducible)
         environment = {
@@ -289,6 +291,12 @@ def start(world, tmp_path_factory):
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     return start
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def finish(*jobs):
@@ -318,9 +326,7 @@ def test_eight_devices_write_the_same_bytes_on_every_mesh(tables, start, tmp_pat
     "names", [["fsdp 2, tensor 4"], pytest.param(["data 8", "data 2, fsdp 4"], marks=pytest.mark.exhaustive)]
 )
 def test_two_processes_write_the_same_bytes_on_every_mesh(tables, start, tmp_path, names):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     # Process 1 is given another directory: it must not write anything, nor need to see what process 0 writes.
     directories = [tmp_path / "first", tmp_path / "second"]
     meshes = {name: MESHES[name] for name in names}
@@ -369,12 +375,25 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tables, start, t
     assert contents(tmp_path) == contents(tables)
 
 
+def broken(model_dir):
+    params = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), small_world.model()[1])
+    return small_world.save_params(model_dir, params)
+
+
 @pytest.mark.parametrize("task", ["letters", "choices"])
 def test_numbers_that_are_not_finite_are_refused_and_no_table_is_written(world, tmp_path, task):
-    _, params = small_world.model()
-    params = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), params)
-    broken = small_world.save_params(tmp_path / "broken", params)
+    models = {"broken": str(broken(tmp_path / "broken"))}
     said = rf"evaluate broken on {task} \(test\): the log-probabilities of \d+ of \d+ examples are not finite"
     with pytest.raises(NonFiniteError, match=said):
-        run(world, tmp_path / "tables", models={"broken": str(broken)}, mixture_or_task=task)
+        run(world, tmp_path / "tables", models=models, mixture_or_task=task)
     assert not list((tmp_path / "tables").rglob("*.parquet"))
+
+
+@pytest.mark.exhaustive
+def test_they_are_refused_by_all_processes(world, start, tmp_path):
+    (tmp_path / "store").symlink_to(world / "store")
+    shutil.copytree(broken(tmp_path / "models" / "0"), tmp_path / "models" / "1")
+    port = free_port()
+    jobs = [start(tmp_path / "out", process=i, processes=2, port=port, world=tmp_path) for i in range(2)]
+    said = [job.communicate(timeout=400)[1] for job in jobs]
+    assert ["NonFiniteError: evaluate model0 on choices" in words for words in said] == [True, True], said

@@ -114,3 +114,14 @@ def test_an_unknown_module_is_told_before_anything_runs(world, tmp_path):
             {"m": str(world / "model")}, str(world / "store"), "shout", str(tmp_path / "out"), "absent_tasks", ["test"]
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_scores_nothing_is_refused_before_its_answers_are_made(world, tmp_path, monkeypatch):
+    from cat_jax.data import seqio_task
+
+    task = seqio_task.get_task("shout")
+    for name in ("predict_metric_fns", "score_metric_fns"):
+        monkeypatch.setattr(type(task), name, property(lambda self: []))
+    with pytest.raises(UserError, match="task 'shout' has no metric for predicted texts: give the task metric_fns"):
+        run(world, tmp_path, "shout", "generate")
+    assert list(tmp_path.iterdir()) == []

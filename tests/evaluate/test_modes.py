@@ -1,5 +1,7 @@
 """The two modes against the plain functions of decode, on a real T5."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 from flax import nnx
 from small_world import LENGTHS, VOCABULARY, model, write_examples
 
+import cat_jax.evaluate.job
 from cat_jax.decode.greedy import Greedy, greedy
 from cat_jax.decode.score import score_targets
+from cat_jax.errors import NonFiniteError
 from cat_jax.evaluate.devices import Devices
 from cat_jax.evaluate.generate import Generation, generation_program
 from cat_jax.evaluate.job import EvaluatedModel, Job, answer
@@ -133,3 +137,19 @@ def forced_scores(net):
         return {name: np.asarray(getattr(found, name))[0, : len(tokens)] for name in STATISTICS}
 
     return score
+
+
+def test_a_process_that_reads_no_answers_leaves_with_the_one_that_does(store, devices, tmp_path, monkeypatch):
+    """Process 1 of two, which is told what is done already, and then what process 0 found in the first batch."""
+    told = [np.zeros(37, bool), np.array([2, 4], np.int32)]
+    other = types.SimpleNamespace(process_index=lambda: 1, device_get=jax.device_get)
+    monkeypatch.setattr(cat_jax.evaluate.job, "jax", other)
+    monkeypatch.setattr(cat_jax.evaluate.job, "agree", lambda own: told.pop(0))
+    mode = types.SimpleNamespace(
+        chunks=Generation(store, devices, 4, 6).chunks,
+        arrays=lambda examples, length: {"examples": examples.astype(np.int32)},
+        program=lambda graphdef: lambda params, arrays: arrays,
+    )
+    with pytest.raises(NonFiniteError, match="the log-probabilities of 2 of 4 examples are not finite"):
+        answer(job_of(store, tmp_path), mode, 4, None, None, devices, 1e9)
+    assert not told

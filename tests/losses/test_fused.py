@@ -158,6 +158,32 @@ def test_objectives_of_ones_own(kind):
         same(run(*arguments, head=UNEVEN), run(*arguments), 1e-5)
 
 
+class OfFiniteLoss(Objective):
+    """A factor of one's own that leaves out what cannot be learnt."""
+
+    def token_weights(self, tokens):
+        return jnp.where(jnp.isfinite(tokens.loss), 1.0, 0.0)
+
+
+@pytest.mark.parametrize("head", [None, ONE])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_factor_of_0_leaves_out_an_infinite_loss(head, every):
+    """A target that is a padded column has no probability: as if it had no weight, and where all do, 0."""
+    case = random_case()
+    lost = np.arange(case.targets.size).reshape(case.targets.shape) % (1 if every else 3) == 0
+    fields, student = {"w": 1, "keep": "all"}, student_of(case, jnp.float32, padding=2)
+    others = dataclasses.replace(case, weights=case.weights * ~lost)
+    expected = run(Objective(**fields), student, batch_of(others), None)
+    case.targets = np.where(lost, case.kernel.shape[1], case.targets)
+    assert np.isinf(Objective(**fields).tokens(student, batch_of(case), None).loss[0])
+    output, gradients = run(OfFiniteLoss(**fields), student, batch_of(case), None, head=head)
+    np.testing.assert_allclose(output.loss_sum, expected[0].loss_sum, rtol=1e-6)
+    np.testing.assert_allclose(output.sums["loss"], expected[0].sums["loss"], rtol=1e-6)
+    for gradient, wanted in zip(gradients, expected[1], strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-6)
+    assert not every or output.loss_sum == output.sums["loss"][0] == 0
+
+
 class Unsaid(Objective):
     """Looks at the teacher, and does not say so."""
 

@@ -116,3 +116,9 @@ def test_counts_stay_whole_numbers():
     ones = jnp.ones(10_000)
     sums = metrics.sum_by_task({"n": ones}, jnp.arange(10_000) % 2, 2)
     assert sums["n"].tolist() == [5000, 5000]
+
+
+@pytest.mark.parametrize(("num_tasks", "expected"), [(1, [2]), (2, [2, 1]), (3, [2, 1, 0])])
+def test_ids_beyond_the_last_task_count_nowhere(num_tasks, expected):
+    sums = metrics.sum_by_task({"n": jnp.ones(6)}, jnp.array([[0, 1, 0], [5, 3, -1]]), num_tasks)
+    assert sums["n"].tolist() == expected

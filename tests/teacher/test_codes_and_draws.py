@@ -76,6 +76,53 @@ def test_keyed_draws_are_unbiased_and_beat_independent_ones():
     assert (np.abs(truncated - p) > 4.5 * np.sqrt(independent / positions) + 1e-9).any()
 
 
+def counted_ends(tail, uniforms, num_draws):
+    """The draws by counting cumulated sums alone, as signals were made that lie on disks."""
+    blocks = jnp.pad(tail, ((0, 0), (0, -tail.shape[1] % 128))).reshape(len(tail), -1, 128)
+    ends = jnp.cumsum(blocks.sum(-1), axis=-1)
+    points = (jnp.arange(num_draws) + uniforms[:, None]) / num_draws * ends[:, -1:]
+    points = jnp.minimum(points, ends[:, -1:] * (1 - 2.0**-23))
+    block = jnp.minimum((ends[:, None, :] <= points[:, :, None]).sum(-1), ends.shape[-1] - 1)
+    begins = jnp.concatenate([jnp.zeros_like(ends[:, :1]), ends[:, :-1]], axis=-1)
+    rest = points - jnp.take_along_axis(begins, block, axis=-1)
+    inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, :, None], axis=1), axis=-1)
+    rest = jnp.clip(rest, 0.0, inside[:, :, -1] * (1 - 2.0**-23))
+    return jnp.minimum(block * 128 + (inside <= rest[:, :, None]).sum(-1), tail.shape[1] - 1)
+
+
+@pytest.mark.parametrize("vocab", [131072, 151936])
+def test_nothing_is_drawn_that_has_no_weight(vocab):
+    """Cumulated sums over a thousand blocks are not monotone: points at their edges must not land where nothing is."""
+    rng = np.random.default_rng(vocab)
+    tail = np.zeros((1, vocab), np.float32)
+    tail[0, rng.choice(vocab, 40, replace=False)] = rng.random(40)
+    edges = np.cumsum(tail[0][tail[0] > 0], dtype=np.float32)
+    points = np.concatenate([np.nextafter(edges, 0), edges, np.nextafter(edges, np.float32(100)), edges - 1e-6])
+    uniforms = np.minimum(points / edges[-1], np.float32(1 - 2.0**-24))
+
+    def both(uniform):
+        one = jnp.asarray(tail), uniform[None], 1
+        return draws.tail_draws(*one)[0, 0], counted_ends(*one)[0, 0]
+
+    found, counted = map(np.asarray, jax.jit(jax.vmap(both))(uniforms))
+    assert (tail[0, found] > 0).all()
+    had_weight = tail[0, counted] > 0
+    assert not had_weight.all(), "the case is not one in which counting fails"
+    assert (found == counted)[had_weight].all()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.01])
+def test_draws_are_those_of_signals_on_disk(share):
+    """Wherever counting cumulated sums finds an id that has a weight, dense tails and sparse ones, it is the draw."""
+    rng = np.random.default_rng(0)
+    weights = np.exp(rng.normal(0, [[1], [4], [8]] * 8, (24, 32128)))
+    tail = jnp.asarray(np.where(rng.random(weights.shape) < share, weights, 0), jnp.float32)
+    uniforms = jnp.asarray(rng.random(24), jnp.float32)
+    expected = np.asarray(jax.jit(counted_ends, static_argnums=2)(tail, uniforms, 16))
+    assert (np.take_along_axis(np.asarray(tail), expected, 1) > 0).all()
+    np.testing.assert_array_equal(tail_draws(tail, uniforms, 16), expected)
+
+
 def test_uniforms_belong_to_the_position_alone():
     rows = jnp.array([4, 9], jnp.uint32)
     positions = jnp.array([[0, 1, 2], [0, 1, 2]])

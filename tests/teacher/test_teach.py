@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -270,6 +271,18 @@ def test_other_settings_are_refused_or_overwritten(world, tmp_path):
     assert {k: v for k, v in contents(tmp_path).items() if k.startswith("toy")} == contents(world.signals["sparse"])
 
 
+def test_a_teacher_that_cannot_be_read_leaves_the_old_signal(world, tmp_path):
+    shutil.copytree(world.signals["sparse"], tmp_path / "signal")
+    shutil.copytree(world.root / "model", tmp_path / "model")
+    files = [path for path in (tmp_path / "model" / "checkpoints").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[::-1])
+    args = (tmp_path / "model", world.root / "store", "toy:a", tmp_path / "signal")
+    with pytest.raises(UserError, match=r"damaged|changed|checksum"):
+        teach(*args, layout=BitLayout(), batch_size=8, overwrite=True)
+    assert contents(tmp_path / "signal") == contents(world.signals["sparse"])
+
+
 def test_a_mixture_and_its_splits(world, tmp_path):
     for task, split in (("a", "train"), ("b", "train"), ("b", "validation")):
         write_store(tmp_path / "store", task, split, num_shards=1, per_shard=3, seed=ord(task))
@@ -322,8 +335,10 @@ def broken(directory):
 
 def test_refusals(world, tmp_path, caplog):
     args = (world.root / "store", "toy:a", tmp_path / "out")
+    shutil.copytree(world.signals["sparse"], tmp_path / "old")
     with pytest.raises(UserError, match="not finite for example 0 of shard 0"):
-        teach(broken(tmp_path / "nan"), *args, layout=BitLayout(), batch_size=8)
+        teach(broken(tmp_path / "nan"), *args[:2], tmp_path / "old", layout=BitLayout(), batch_size=8, overwrite=True)
+    assert contents(tmp_path / "old") == contents(world.signals["sparse"])
     assert "nan does not say on which vocabulary of targets it was trained" in caplog.text
     other = write_teacher(tmp_path / "other", vocabulary="w" * 64)
     with pytest.raises(UserError, match=r"other was trained on the inputs vocabulary wwww.* is over vvvv"):
