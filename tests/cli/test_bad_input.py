@@ -6,6 +6,7 @@ thing is wrong. Commands run in this process, to save the time of starting.
 
 import contextlib
 import gc
+import logging
 import os
 import pathlib
 import resource
@@ -110,7 +111,9 @@ def small_files(size):
     ids=["prepare", "teach", "train", "evaluate", "cascade"],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
-def test_a_disk_that_fills_up(argv, size, copy, capfd):
+def test_a_disk_that_fills_up(argv, size, copy, capfd, monkeypatch):
+    # What was imported before may have set up logging to stderr, which is a file here, and so as full.
+    monkeypatch.setattr(logging.root, "handlers", [])
     before = contents(pathlib.Path.cwd())
     with small_files(size):
         code = cli.main([argv[0], "--gin_file=base.gin", *argv[1:]])
