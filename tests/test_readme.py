@@ -108,7 +108,7 @@ def test_the_experiment_leaves_what_repeats_it(workspace):
     for name, command in saved.items():
         text = (made / name).read_text()
         again = f"# Do it again: cat-jax {command} --gin_file=runs/reversal/{name}"
-        assert text.startswith(f"{again} --gin." if command == "run" else f"{again}\n")
+        assert text.startswith(f"{again} " if command == "run" else f"{again}\n")
         assert (made / name.replace("config.gin", "operative_config.gin")).exists()
         if command == "evaluate":
             assert f"EVAL_MODELS = {{'{name.split('/')[1]}': " in text

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -108,11 +109,14 @@ def score_letters(task_name, predictions, raws, option_scores=None):
 def without_seqio():
     """Puts `Letters` and exact match in the place of SeqIO, which takes ten seconds to import."""
     seqio_task.load_modules = lambda modules: None
-    seqio_task.get_task = lambda name: None
+    seqio_task.get_task = lambda name: SCORED_TASK
     seqio_task.vocabulary = lambda name, feature="targets": Letters()
     text.score_table = score_letters
 
 
+SCORED_TASK = types.SimpleNamespace(
+    predict_metric_fns=[score_letters], score_metric_fns=[], _metric_objs_constructor_args=[]
+)
 PATCHED = [(seqio_task, "load_modules"), (seqio_task, "get_task"), (seqio_task, "vocabulary"), (text, "score_table")]
 
 

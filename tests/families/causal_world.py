@@ -1,5 +1,7 @@
 """Stores of words to be written backwards, without SeqIO, for the tests of a family of a user's own."""
 
+import types
+
 import numpy as np
 
 from cat_jax.data import seqio_task
@@ -47,7 +49,9 @@ def write_words(root, task="backwards", features=("inputs", "targets"), options=
 def without_seqio(patch):
     """Puts `Letters` and exact match in the place of SeqIO, which takes ten seconds to import."""
     patch.setattr(seqio_task, "load_modules", lambda modules: None)
-    patch.setattr(seqio_task, "get_task", lambda name: None)
+    metrics = {"predict_metric_fns": [_exact_match], "score_metric_fns": [], "_metric_objs_constructor_args": []}
+    scored = types.SimpleNamespace(**metrics)
+    patch.setattr(seqio_task, "get_task", lambda name: scored)
     patch.setattr(seqio_task, "vocabulary", lambda name, feature="targets": Letters())
     patch.setattr(text, "score_table", _exact_match)
 
