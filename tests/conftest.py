@@ -1,12 +1,14 @@
 """Quick compilation, and the order of the tests.
 
 LLVM's expensive passes are off in the tests and in what they start, as each program runs only a few times and
-compilation is most of the suite's time; the passes over HLO, which fuse and partition, stay on.
+compilation is most of the suite's time; the passes over HLO, which fuse and partition, stay on. jaxlib 0.10 can also
+write fusions without MLIR, in two thirds of the time; later ones have one way alone.
 Types are promoted by JAX's standard rules: under `jax_numpy_dtype_promotion = "strict"` optax's Adam fails, which
 raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correction`).
 """
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import resource
@@ -15,6 +17,9 @@ import sys
 import pytest
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+if importlib.metadata.version("jaxlib").startswith("0.10.") and _OLD_EMITTERS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_OLD_EMITTERS}".strip()
 for name in [name for name in os.environ if name.startswith("CAT_JAX_") and name != "CAT_JAX_TEST_DATA"]:
     del os.environ[name]  # what a user has set for runs of one's own
 

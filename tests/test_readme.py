@@ -40,7 +40,7 @@ def run(command, directory, code=0, **environment):
 
 REPORT = "report: runs/reversal/report.html"
 SMALL = (
-    "--gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20 "
+    "--gin.TRAIN_STEPS=3 --gin.teacher/TRAIN_STEPS=3 --gin.cascade.resamples=20 --gin.JOBS=1 "
     "--gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1"
 )
 """Flags that leave little to compute."""

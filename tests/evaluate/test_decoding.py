@@ -1,7 +1,6 @@
 """How answers are decoded, from the option of `evaluate` to the table."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import small_world
+from fake_devices import environment
 from flax import nnx
 
 from cat_jax.data.store import ExampleStore
@@ -46,7 +46,9 @@ def run(world, output_dir, decoding, **changes):
     return read_table(output_dir / "model0" / "letters.test.parquet")
 
 
-@pytest.mark.parametrize("decoding", [BEAM, SAMPLING], ids=["beam", "sampling"])
+@pytest.mark.parametrize(
+    "decoding", [BEAM, pytest.param(SAMPLING, marks=pytest.mark.exhaustive)], ids=["beam", "sampling"]
+)
 def test_answers_and_flops_are_those_of_the_decoding(world, tmp_path, decoding):
     """All rows at once, in the store's order, against chunks of four in the table."""
     table, info = run(world, tmp_path, decoding)
@@ -109,8 +111,7 @@ for name, decoding in (("beam", BEAM), ("sampling", SAMPLING)):
 @pytest.mark.exhaustive
 def test_the_bytes_do_not_depend_on_the_mesh(world, tmp_path):
     script = SCRIPT.format(here=str(HERE), mesh=(1, 2, 4))
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    subprocess.run([sys.executable, "-c", script, str(world), str(tmp_path / "8")], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script, str(world), str(tmp_path / "8")], env=environment(8), check=True)
     for name, decoding in (("beam", BEAM), ("sampling", SAMPLING)):
         run(world, tmp_path / "1" / name, decoding)
         one, eight = (tmp_path / n / name / "model0" / "letters.test.parquet" for n in ("1", "8"))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_world
+from fake_devices import environment
 
 import cat_jax.evaluate.run
 import cat_jax.evaluate.text
@@ -279,16 +279,10 @@ def start(world, tmp_path_factory):
     ):
         meshes = meshes or {"": (-1, 1, 1)}
         script = SCRIPT.format(here=str(HERE), settings=SETTINGS, meshes=meshes, reproducible=reproducible)
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         arguments = [str(world), str(output_dir), *map(str, (process, processes, port, kill_at))]
         command = [sys.executable, "-c", script, *arguments]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=environment(devices, **cached), stderr=subprocess.PIPE, text=True)
 
     return start
 

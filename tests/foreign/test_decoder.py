@@ -47,7 +47,12 @@ def config_of(family, **changes):
     return DecoderConfig(**{**SIZES, "num_layers": 3, **FAMILIES[family], **changes})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = ("llama", "qwen3", "gemma3")
+
+
+@pytest.mark.parametrize(
+    "family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.exhaustive) for f in FAMILIES]
+)
 def test_there_and_back(tmp_path, family):
     config = config_of(family, vocab_multiple=10)
     export_checkpoint(write_model(tmp_path / "model", config), tmp_path / "folder")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from fake_devices import environment
 from foreign_cases import CONFIG, abstract_of, configure, equal, load, params_of, rewrite, write_folder
 
 from cat_jax.checkpoint.exported import export_checkpoint
@@ -141,9 +142,8 @@ print(json.dumps([len(jax.devices()), sizes(found.values()), sum(a.size for a in
 
 
 def test_eight_devices_hold_their_shards_alone(root):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", PROGRAM, str(pathlib.Path(__file__).parent), str(root / "folder")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     devices, held, whole = json.loads(done.stdout)
     assert devices == 8

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from decoder_cases import BOTH_KINDS, FAMILIES, INPUTS, TARGETS, VOCAB, batch_of, logits_of, run, split, tiny_config
+from fake_devices import environment
 from flax import nnx
 
 from cat_jax.losses.fused import FusedHead
@@ -138,6 +138,7 @@ def test_the_fused_head_is_the_dense_one():
 def test_one_device_computes_what_eight_do():
     """A packed batch: loss, gradient and decoding on meshes that split rows, width, heads, vocabulary."""
     program = pathlib.Path(__file__).parent / "decoder_devices.py"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment(8), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]

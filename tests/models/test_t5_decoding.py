@@ -16,7 +16,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", ["scanned", "tied", pytest.param("unrolled", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "name", ["scanned", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("tied", "unrolled"))]
+)
 def test_prefill_and_step_give_the_teacher_forced_hidden_states(name):
     graphdef, params = split(CONFIGS[name])
     model = nnx.merge(graphdef, params)

@@ -31,7 +31,7 @@ def pack(rows: list[list[list[int]]], length: int):
     return jnp.array(shifted), jnp.array(tokens), jnp.array(segments)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_packed_rows_equal_single_ones(scan):
     graphdef, params = split(tiny_config(scan_layers=scan))
     inputs, targets = random_rows(1, [5, 9, 3, 7]), random_rows(2, [4, 2, 6, 3])

@@ -1,12 +1,12 @@
 """Meshes, axis rules and batches: every way to get them wrong is one clear line at start."""
 
-import os
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from fake_devices import environment
 from flax import nnx
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -174,5 +174,4 @@ assert shared(ALL_AXES, 8, 4) == [((1, 4, 3, 5), (1, 5))], "no axis is left for 
 def test_rows_are_spread_over_data_and_fsdp_or_all_axes():
     x = shard_batch({"x": np.arange(6).reshape(3, 2)}, MeshConfig(data=1).build(jax.devices()[:1]))["x"]
     np.testing.assert_array_equal(x, np.arange(6).reshape(3, 2))
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", EIGHT], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", EIGHT], env=environment(8), check=True)

@@ -45,7 +45,9 @@ def test_draws_by_hand():
     assert tail_draws(jnp.zeros((1, 300)), jnp.array([0.3]), 2).tolist() == [[0, 0]]
 
 
-@pytest.mark.parametrize(("vocab", "num_draws"), [(7, 16), (128, 1), (333, 3)])
+@pytest.mark.parametrize(
+    ("vocab", "num_draws"), [pytest.param(7, 16, marks=pytest.mark.exhaustive), (128, 1), (333, 3)]
+)
 def test_draws_are_unbiased_over_all_uniforms(vocab, num_draws):
     """Over an even grid of uniform numbers the mean count is the expected one, up to the grid's step."""
     weights = np.random.default_rng(vocab).gamma(0.1, size=vocab)

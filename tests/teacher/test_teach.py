@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from fake_devices import environment
 from teacher_cases import (
     CONFIG,
     FEATURE,
@@ -168,16 +169,17 @@ for name, (layout, sizes) in json.loads(runs).items():
 
 def teach_in_processes(world, output, runs, processes, devices):
     """Teaches {name: (layout, mesh)} into `output/name`, in processes that have `devices` devices each."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     command = [sys.executable, "-c", PROCESS, world, output, address, str(processes)]
-    hosts = [subprocess.Popen([*command, str(rank), json.dumps(runs)], env=environment) for rank in range(processes)]
+    hosts = [
+        subprocess.Popen([*command, str(rank), json.dumps(runs)], env=environment(devices)) for rank in range(processes)
+    ]
     assert [host.wait(timeout=300) for host in hosts] == [0] * processes
 
 
+@pytest.mark.exhaustive
 def test_two_hosts_of_four_devices_write_the_same_bytes(world, tmp_path):
     runs = {"sparse": ("sparse", (2, 2, 1)), "full": ("full", (1, 2, 2))}
     teach_in_processes(world.root, tmp_path, runs, processes=2, devices=4)

@@ -1,11 +1,11 @@
 """With parameters split over fsdp, devices gather parameters, never activations; read off the compiled program."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+from fake_devices import environment
 
 PROGRAM = """
 import json, math, re, sys
@@ -31,12 +31,10 @@ print(json.dumps([gathered, known]))
 """
 
 
-@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
+@pytest.mark.parametrize("layers", [pytest.param("unrolled", marks=pytest.mark.exhaustive), "scanned"])
 def test_only_parameters_are_gathered(layers):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    setting = os.environ | flags
     command = [sys.executable, "-c", PROGRAM, layers]
-    done = subprocess.run(command, env=setting, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(8), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     gathered, known = json.loads(done.stdout)
     assert 64 * 128 in gathered, "an MLP's kernel is gathered before it is used"

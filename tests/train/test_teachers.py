@@ -152,7 +152,7 @@ def test_a_live_teacher_of_another_vocabulary_is_refused(tmp_path, root, models)
         run(tmp_path / "run", root, LiveTeacher(str(tmp_path / "teacher")), 1)
 
 
-@pytest.mark.parametrize("spoil", ["output", "decoder"])
+@pytest.mark.parametrize("spoil", ["output", pytest.param("decoder", marks=pytest.mark.exhaustive)])
 def test_a_live_teacher_whose_numbers_are_not_finite_ends_the_run(tmp_path, root, spoil):
     """Its bit is false everywhere, which is finite: the loss alone would not tell."""
     write_model(tmp_path / "broken", spoil=spoil)

@@ -336,7 +336,7 @@ def signal_dir(tmp_path_factory, root, finished):
     return directory
 
 
-@pytest.mark.parametrize("objective", [CAT_XENT, CAT_DIST])
+@pytest.mark.parametrize("objective", [pytest.param(CAT_XENT, marks=pytest.mark.exhaustive), CAT_DIST])
 def test_a_live_teacher_and_its_stored_signal_train_alike(tmp_path, root, finished, signal_dir, objective):
     teachers = {"live": LiveTeacher(str(finished)), "stored": StoredTeacher(str(signal_dir), str(finished))}
     logs = {}
