@@ -170,7 +170,7 @@ def test_a_run_trains_and_says_what_it_is(root, large):
     directory, metrics = large
     config, _ = read_model_file(directory)
     assert config == LARGE
-    assert metrics["loss"] < 1.0  # an untrained model has log 10 = 2.3
+    assert metrics["loss"] < 1.3  # an untrained model has log 10 = 2.3
     assert parameter_count(config) == sum(x.size for x in jax.tree.leaves(nnx.state(LARGE.build(jax.random.key(0)))))
 
 
