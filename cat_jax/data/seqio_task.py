@@ -13,6 +13,7 @@ import inspect
 import itertools
 import logging
 import os
+import pathlib
 import pkgutil
 import re
 import sys
@@ -246,7 +247,16 @@ def dataset(task: Any, split: str, shard: int, num_shards: int, lengths: Mapping
 
 _OURS = re.compile(r"\bUserError: ([^\n]*)")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LIBRARIES = ("site-packages", "dist-packages", f"{os.sep}cat_jax{os.sep}", "<frozen", "__autograph_generated")
+_LIBRARIES = (
+    "site-packages",
+    "dist-packages",
+    f"{pathlib.Path(__file__).parents[1]}{os.sep}",
+    "<",
+    "__autograph_generated",
+)
+"""Parts of the paths of code that is not the task's own: installed, of this package, or of no file."""
+_PIECES = re.compile(r"/\S*\.model\b")
+"""The path of a SentencePiece model."""
 _SHOWN = 400
 """Letters of a reason in a message."""
 
@@ -263,7 +273,7 @@ def source_errors(task: str, split: str | None = None) -> Iterator[None]:
         reason = _shortened(ours[1] if ours else _reason(e))
         what = f"task {task!r}" + (f", split {split!r}" if split is not None else "")
         mend = "check its source and preprocessors, and TFDS_DATA_DIR if it reads TFDS"
-        if re.search("sentencepiece|spiece|vocab", reason, re.IGNORECASE):
+        if _PIECES.search(str(e)):
             mend = "check the path of its vocabulary; CAT_JAX_VOCABULARY gives the bundled tasks another"
         if isinstance(e, ConnectionError | TimeoutError):  # nothing is wrong with the task: what is written may stay
             raise UserError(f"{what} cannot be reached ({reason})", "start the same command again to go on") from e

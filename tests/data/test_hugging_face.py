@@ -217,7 +217,10 @@ def test_conversations_are_asked_and_answered(tasks, tmp_path):
     assert example.targets.tolist() == [*tasks.LETTERS.encode("yes"), 2]
     with pytest.raises(UserError, match=r"a turn spells out '<\|im_end\|>'.* on_special='drop'"):
         prepared(tmp_path / "refused", "chat_refused")
-    with pytest.raises(UserError, match=r"2 roles and 3 contents, in the row whose first turn is 'u': give"):
+    uneven = (
+        r"a conversation has 2 roles and 3 contents, in the row whose first turn is 'u': give each turn one of both"
+    )
+    with pytest.raises(UserError, match=uneven):
         prepared(tmp_path / "uneven", "chat_uneven")
     with pytest.raises(UserError, match=r"reads the field 'roles', and the rows have inputs, targets: name the fields"):
         prepared(tmp_path / "messages", "chat_of_messages")

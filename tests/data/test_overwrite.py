@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-import sys
 
 import pytest
 
@@ -12,16 +11,9 @@ from cat_jax.data.prepare import PrepareConfig, prepare
 from cat_jax.errors import UserError
 
 pytest.importorskip("seqio", reason="SeqIO is not installed")
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 HERE = pathlib.Path(__file__).parent
-
-
-@pytest.fixture(autouse=True, scope="module")
-def toy_tasks():
-    sys.path.insert(0, str(HERE))
-    seqio_task.load_modules("toy_tasks")
-    yield
-    sys.path.remove(str(HERE))
 
 
 def run(root, overwrite=False, **fields):

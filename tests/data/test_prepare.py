@@ -24,18 +24,11 @@ from cat_jax.data.store import ExampleStore
 from cat_jax.errors import UserError
 
 pytest.importorskip("seqio", reason="SeqIO is not installed")
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 HERE = pathlib.Path(__file__).parent
 DATA = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", HERE.parents[2] / "shared" / "data"))
 LENGTHS = {"inputs": 16, "targets": 8}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def toy_tasks():
-    sys.path.insert(0, str(HERE))
-    seqio_task.load_modules("toy_tasks")
-    yield
-    sys.path.remove(str(HERE))
 
 
 def config(root, name="toy", **fields):
@@ -282,8 +275,14 @@ def test_another_store_at_the_same_place(tmp_path):
         ({"name": "toy_no_targets"}, "task 'toy_no_targets', split 'train' cannot be read .*missing expected output"),
         ({"name": "toy_other_features"}, "'toy_other_features' has the output features extra, inputs, targets"),
         ({"name": "toy_nothing"}, "task 'toy_nothing' has no examples in split 'train'"),
-        ({"name": "toy_broken"}, r"split 'train' cannot be read \(OSError: disk on fire; .*_tasks.py line \d+\)"),
-        ({"name": "toy_bug"}, r"split 'train' cannot be read \(KeyError: 'lable'; .*_tasks.py line \d+\)"),
+        (
+            {"name": "toy_broken"},
+            r"task 'toy_broken', split 'train' cannot be read \(OSError: disk on fire; .*toy_tasks.py line \d+\)",
+        ),
+        (
+            {"name": "toy_bug"},
+            r"task 'toy_bug', split 'train' cannot be read \(KeyError: 'lable'; .*toy_tasks.py line \d+\)",
+        ),
         ({"name": "toy_no_model"}, "nowhere/spiece.model.*: check the path of its vocabulary; CAT_JAX_VOCABULARY"),
         ({"name": "toy_late"}, "task 'toy_late', split 'train' cannot be read .*label too large"),
         ({"name": "toy_named"}, r"example id 'row/0' occurs 77 times in task 'toy_named', split 'train'"),

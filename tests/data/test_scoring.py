@@ -3,7 +3,6 @@
 import math
 import os
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -14,18 +13,11 @@ from cat_jax.data.scoring import as_numpy, score_table
 from cat_jax.errors import UserError
 
 pytest.importorskip("seqio", reason="SeqIO is not installed")
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 HERE = pathlib.Path(__file__).parent
 DATA = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", HERE.parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "tfds").is_dir(), reason="no real data: set CAT_JAX_TEST_DATA")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def toy_tasks():
-    sys.path.insert(0, str(HERE))
-    seqio_task.load_modules("toy_tasks")
-    yield
-    sys.path.remove(str(HERE))
 
 
 RAWS = [

@@ -70,7 +70,7 @@ def trained(root, name, model, objective, *, steps=120, task="backwards", pack=F
 
 @pytest.fixture(scope="module")
 def large(root):
-    return trained(root, "large", LARGE, XENT, steps=250, pack=True)
+    return trained(root, "large", LARGE, XENT, steps=400, pack=True)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_a_run_trains_and_says_what_it_is(root, large):
     directory, metrics = large
     config, _ = read_model_file(directory)
     assert config == LARGE
-    assert metrics["loss"] < 1.3  # an untrained model has log 10 = 2.3
+    assert metrics["loss"] < 1.0  # an untrained model has log 10 = 2.3
     assert parameter_count(config) == sum(x.size for x in jax.tree.leaves(nnx.state(LARGE.build(jax.random.key(0)))))
 
 
