@@ -58,4 +58,4 @@ wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf build dist runs *.egg-info
+	rm -rf build dist runs .pytest_cache *.egg-info

@@ -2,7 +2,8 @@
 
 LLVM's expensive passes are off in the tests and in what they start, as each program runs only a few times and
 compilation is most of the suite's time; the passes over HLO, which fuse and partition, stay on. jaxlib 0.10 can also
-write fusions without MLIR, in two thirds of the time; later ones have one way alone.
+write fusions without MLIR, in two thirds of the time; later ones have one way alone. What is compiled is kept from run
+to run beside pytest's own cache, for every worker and process that a test starts.
 Types are promoted by JAX's standard rules: under `jax_numpy_dtype_promotion = "strict"` optax's Adam fails, which
 raises a float to the power of an integer count (optax 0.2.8, `tree_bias_correction`).
 """
@@ -12,6 +13,7 @@ import importlib.metadata
 import os
 import pathlib
 import resource
+import shutil
 import sys
 
 import pytest
@@ -28,6 +30,20 @@ DATA = pathlib.Path(os.environ.get("CAT_JAX_TEST_DATA", BESIDE))
 if DATA.is_dir():  # before anything imports sacreBLEU, which looks once
     os.environ.setdefault("TFDS_DATA_DIR", str(DATA / "tfds"))
     os.environ.setdefault("SACREBLEU", str(DATA / "sacrebleu"))
+
+
+_CACHE_LIMIT = 2 << 30
+
+
+def pytest_configure(config):
+    """Before any worker starts; `-p no:cacheprovider` leaves everything to be compiled."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
+        return
+    directory = config.cache.mkdir("xla")
+    if sum(path.stat().st_size for path in directory.iterdir()) > _CACHE_LIMIT:
+        shutil.rmtree(directory)  # jax adds only; its own limit would list the directory for every program
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def pytest_collection_modifyitems(items):

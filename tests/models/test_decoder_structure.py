@@ -135,6 +135,7 @@ def test_the_fused_head_is_the_dense_one():
     assert_close(fused[1], dense[1], 1e-4)
 
 
+@pytest.mark.exhaustive
 def test_one_device_computes_what_eight_do():
     """A packed batch: loss, gradient and decoding on meshes that split rows, width, heads, vocabulary."""
     program = pathlib.Path(__file__).parent / "decoder_devices.py"

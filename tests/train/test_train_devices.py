@@ -35,11 +35,11 @@ def world(tmp_path_factory):
 
 
 def start(world, meshes, processes=1, devices=1, steps=STEPS, evaluate=False):
-    """Starts a job; the cache of compiled programs is the world's."""
+    """Starts a job."""
     port = free_port()
     jobs = []
     for index in range(processes):
-        setting = environment(index, processes, port, devices) | {"JAX_COMPILATION_CACHE_DIR": str(world / "xla")}
+        setting = environment(index, processes, port, devices)
         if processes == 1:
             setting = {name: value for name, value in setting.items() if not name.startswith("CAT_JAX_")}
         command = [sys.executable, str(PROGRAM), str(world), json.dumps(meshes), str(steps), str(evaluate)]
@@ -108,6 +108,7 @@ def training(log):
     return [r for r in log if "train/loss" in r]
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_of_two_processes_goes_on_with_one(world, one_device):
     """Told to stop: SIGTERM to the second process alone stops both after the same step. They trained as one device."""
     name = "moved"
@@ -158,16 +159,10 @@ train(**arguments(
 """
 
 
-@pytest.mark.parametrize(
-    "instants",
-    [
-        ["seal6"],
-        pytest.param(["step2", "step5", "seal6", "removal3", "step11"], marks=pytest.mark.exhaustive),
-    ],
-)
-def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path, instants):
-    """Kill -9 during a save; exhaustively, between steps and during the removal of an old checkpoint, too."""
-    setting = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(world / "xla"), "JAX_PLATFORMS": "cpu"}
+@pytest.mark.exhaustive
+def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
+    """Kill -9 between steps, during a save and during the removal of an old checkpoint."""
+    setting = os.environ | {"JAX_PLATFORMS": "cpu"}
     code = KILLER.format(here=str(PROGRAM.parent))
 
     def run(name, when):
@@ -176,7 +171,7 @@ def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path, instants):
 
     whole = run("whole", "never")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    for when in instants:
+    for when in ("step2", "step5", "seal6", "removal3", "step11"):
         killed = run("killed", when)
         assert killed.returncode == -signal.SIGKILL, (when, killed.stderr[-3000:])
     assert run("killed", "never").returncode == 0
