@@ -114,6 +114,8 @@ def small_files(size):
 def test_a_disk_that_fills_up(argv, size, copy, capfd, monkeypatch):
     # What was imported before may have set up logging to stderr, which is a file here, and so as full.
     monkeypatch.setattr(logging.root, "handlers", [])
+    # A save that failed in the test before may be collected, and complain, before the command has set up its own.
+    monkeypatch.setattr(logging, "lastResort", None)
     before = contents(pathlib.Path.cwd())
     with small_files(size):
         code = cli.main([argv[0], "--gin_file=base.gin", *argv[1:]])
