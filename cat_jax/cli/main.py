@@ -99,14 +99,14 @@ def _prepare_process(debug: bool) -> None:
 _RAISED_AGAIN = ("orbax/checkpoint/_src/futures/future.py", "orbax/checkpoint/_src/checkpointers/async_checkpointer.py")
 """Where Orbax logs errors of its threads, before it raises them to whoever waits for these."""
 
-_NEVER_RETRIEVED = "Task exception was never retrieved"
-"""What asyncio says when it collects the other writes of a save, after the first that failed has been raised."""
+_NEVER_RETRIEVED = " exception was never retrieved"
+"""What asyncio says of a task or a future when it collects what else failed in a save whose first error was raised."""
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
     """Whether a record is not of an error that becomes the command's one line."""
     if record.name == "asyncio":
-        return not record.getMessage().startswith(_NEVER_RETRIEVED)
+        return _NEVER_RETRIEVED not in record.getMessage()
     return not (record.exc_info and record.pathname.endswith(_RAISED_AGAIN))
 
 

@@ -201,7 +201,7 @@ error = (ValueError, ValueError("no space"), None)
 for path, raised in (({path!r}, error), ({path!r}, None), ("site-packages/orbax/other.py", error)):
     text = f"{{path[-9:]}} {{bool(raised)}}"
     logging.getLogger("absl").handle(logging.LogRecord("absl", logging.ERROR, path, 1, text, (), raised))
-for text in ("Task exception was never retrieved: of a save", "a slow callback"):
+for text in ("_GatheringFuture exception was never retrieved", "a slow callback"):
     logging.getLogger("asyncio").error(text, exc_info=error)
 """
     said = python(code).stderr
