@@ -100,14 +100,16 @@ _RAISED_AGAIN = ("orbax/checkpoint/_src/futures/future.py", "orbax/checkpoint/_s
 """Where Orbax logs errors of its threads, before it raises them to whoever waits for these."""
 
 _NEVER_RETRIEVED = " exception was never retrieved"
-"""What asyncio says of a task or a future when it collects what else failed in a save whose first error was raised."""
+"""What asyncio says of a task or future that it collects: Orbax leaves those that failed after a save's first error."""
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
     """Whether a record is not of an error that becomes the command's one line."""
-    if record.name == "asyncio":
-        return _NEVER_RETRIEVED not in record.getMessage()
-    return not (record.exc_info and record.pathname.endswith(_RAISED_AGAIN))
+    if not record.exc_info:
+        return True
+    if record.name == "asyncio" and _NEVER_RETRIEVED in record.getMessage():
+        return not any("orbax/checkpoint" in frame.filename for frame in traceback.extract_tb(record.exc_info[2]))
+    return not record.pathname.endswith(_RAISED_AGAIN)
 
 
 def _report(error: BaseException, program: str, always: bool, unexpected: bool) -> int:

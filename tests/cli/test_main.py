@@ -201,12 +201,17 @@ error = (ValueError, ValueError("no space"), None)
 for path, raised in (({path!r}, error), ({path!r}, None), ("site-packages/orbax/other.py", error)):
     text = f"{{path[-9:]}} {{bool(raised)}}"
     logging.getLogger("absl").handle(logging.LogRecord("absl", logging.ERROR, path, 1, text, (), raised))
-for text in ("_GatheringFuture exception was never retrieved", "a slow callback"):
-    logging.getLogger("asyncio").error(text, exc_info=error)
+for path in ({path!r}, "tasks/own.py"):
+    try:
+        exec(compile("raise ValueError", path, "exec"))
+    except ValueError as e:
+        for text in ("exception was never retrieved", "a slow callback"):
+            logging.getLogger("asyncio").error(f"{{path[-9:]}}: {{text}}", exc_info=e)
 """
     said = python(code).stderr
     assert ("future.py True" in said) == shown
     assert "future.py False" in said
     assert "/other.py True" in said
-    assert ("never retrieved" in said) == shown
-    assert "a slow callback" in said
+    assert ("future.py: exception was never retrieved" in said) == shown
+    assert "ks/own.py: exception was never retrieved" in said
+    assert said.count("a slow callback") == 2

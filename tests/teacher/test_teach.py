@@ -276,6 +276,7 @@ def test_other_settings_are_refused_or_overwritten(world, tmp_path):
 def test_a_teacher_that_cannot_be_read_leaves_the_old_signal(world, tmp_path):
     shutil.copytree(world.signals["sparse"], tmp_path / "signal")
     shutil.copytree(world.root / "model", tmp_path / "model")
+    # Those of parameters have no suffix, as the seal has.
     files = [path for path in (tmp_path / "model" / "checkpoints").rglob("*") if path.is_file() and not path.suffix]
     largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[::-1])

@@ -21,7 +21,7 @@ from cat_jax.train.loop import train
 MESHES = {"data 8": (8, 1, 1), "data 2, fsdp 4": (2, 4, 1), "fsdp 2, tensor 4": (1, 2, 4)}
 STEPS, MANY = 6, 50
 PROGRAM = pathlib.Path(__file__).parent / "device_program.py"
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,6 @@ def assert_same_curve(log, expected):
             assert one[name] == pytest.approx(value, rel=1e-6, abs=1e-6), (one["step"], name)
 
 
-@pytest.mark.exhaustive
 def test_eight_devices_train_as_one(world, one_device):
     results = finish(start(world, MESHES, devices=8, steps=MANY, evaluate=True))
     assert results.keys() == MESHES.keys()
@@ -86,7 +85,6 @@ def test_eight_devices_train_as_one(world, one_device):
         assert_same_curve(log, one_device(MANY)[2])
 
 
-@pytest.mark.exhaustive
 def test_adapters_train_on_eight_devices_as_on_one(world):
     """LoRA's ranks lie whole where the kernel's sides are split."""
     alone = finish(start(world, {"lora": (1, 1, 1)}))["lora"]
@@ -94,7 +92,6 @@ def test_adapters_train_on_eight_devices_as_on_one(world):
     assert_same_curve(split[2], alone[2])
 
 
-@pytest.mark.exhaustive
 def test_two_processes_of_four_devices_train_as_one(world, one_device):
     meshes = {f"two processes, {name}": shape for name, shape in MESHES.items()}
     results = finish(start(world, meshes, processes=2, devices=4, steps=MANY))
@@ -108,7 +105,6 @@ def training(log):
     return [r for r in log if "train/loss" in r]
 
 
-@pytest.mark.exhaustive
 def test_a_checkpoint_of_two_processes_goes_on_with_one(world, one_device):
     """Told to stop: SIGTERM to the second process alone stops both after the same step. They trained as one device."""
     name = "moved"
@@ -159,7 +155,6 @@ train(**arguments(
 """
 
 
-@pytest.mark.exhaustive
 def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
     """Kill -9 between steps, during a save and during the removal of an old checkpoint."""
     setting = os.environ | {"JAX_PLATFORMS": "cpu"}
