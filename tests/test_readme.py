@@ -143,6 +143,7 @@ def test_started_again_the_experiment_does_nothing_and_another_one_is_refused(wo
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_objective_of_ones_own_trains_a_student(workspace):
     assert "Experiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']" in README
     mine = "include 'my_experiment.gin'\nExperiment.objectives = ['xent', 'cat_xent', 'upweighted.gin']\n"

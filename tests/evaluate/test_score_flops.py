@@ -64,7 +64,7 @@ def prompt(tokens):
     return Batch(targets, targets, jnp.zeros((1, 1)), encoder_input_tokens=tokens)
 
 
-@pytest.mark.parametrize(("options", "length"), [(3, 4), (5, 1), (1, 3)])
+@pytest.mark.parametrize(("options", "length"), [pytest.param(3, 4, marks=pytest.mark.exhaustive), (5, 1), (1, 3)])
 def test_flops_of_scoring_are_those_of_its_calls(options, length):
     model = Counted(CONFIG.build(jax.random.key(0)))
     tokens = jnp.full((1, options, length), 5, jnp.int32)

@@ -98,6 +98,7 @@ def test_rematerialisation_keeps_less(unrolled):
     assert saved_bytes("full") < saved_bytes("minimal") < saved_bytes("none")
 
 
+@pytest.mark.exhaustive
 def test_a_model_has_a_forward_mode():
     """The directional derivative that forward mode gives is the one that follows from the gradient."""
     config = tiny_config(scan_layers=True, num_encoder_layers=1, num_decoder_layers=1, remat="minimal")

@@ -219,6 +219,7 @@ def test_the_command(world, rows, tmp_path):
     assert cli.main(["teach", "--gin_file=runs/teach.gin", f"--import={file}.gone.jsonl", *gin]) == 2
 
 
+@pytest.mark.exhaustive
 def test_training_cannot_tell_it_from_our_own_bit(world, rows, tmp_path):
     """cat_xent on the imported and on the taught bit: the same parameters, bit for bit."""
     run(world, write(tmp_path / "a.jsonl", bits(rows)), tmp_path / "imported")

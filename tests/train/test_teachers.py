@@ -126,6 +126,7 @@ def test_ids_that_the_student_lacks_are_refused_where_it_must_follow_them(tmp_pa
     assert run(tmp_path / "xent", root, teacher, 1, objective=CAT_XENT).step == 1
 
 
+@pytest.mark.exhaustive
 def test_a_student_may_have_ids_that_its_teacher_lacks(tmp_path, root, models):
     teach(models["one"], root, "both", tmp_path / "full", layout=FullLayout(), batch_size=8)
     wide = {"objective": CAT_DIST, "model": model(vocab_size=24)}
