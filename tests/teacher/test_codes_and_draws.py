@@ -113,11 +113,11 @@ def test_nothing_is_drawn_that_has_no_weight(vocab):
     assert (found == counted)[had_weight].all()
 
 
-@pytest.mark.parametrize("share", [1.0, 0.01])
-def test_draws_are_those_of_signals_on_disk(share):
+@pytest.mark.parametrize(("vocab", "share"), [(32128, 1.0), (32128, 0.01), (105, 1.0), (105, 0.2)])
+def test_draws_are_those_of_signals_on_disk(vocab, share):
     """Wherever counting cumulated sums finds an id that has a weight, dense tails and sparse ones, it is the draw."""
     rng = np.random.default_rng(0)
-    weights = np.exp(rng.normal(0, [[1], [4], [8]] * 8, (24, 32128)))
+    weights = np.exp(rng.normal(0, [[1], [4], [8]] * 8, (24, vocab)))
     tail = jnp.asarray(np.where(rng.random(weights.shape) < share, weights, 0), jnp.float32)
     uniforms = jnp.asarray(rng.random(24), jnp.float32)
     expected = np.asarray(jax.jit(counted_ends, static_argnums=2)(tail, uniforms, 16))
