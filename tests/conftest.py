@@ -36,12 +36,13 @@ _CACHE_LIMIT = 2 << 30
 
 
 def pytest_configure(config):
-    """Before any worker starts; `-p no:cacheprovider` leaves everything to be compiled."""
+    """Before any worker starts: the programs of all are kept, unless a directory is set or pytest keeps nothing."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
         return
     directory = config.cache.mkdir("xla")
-    if sum(path.stat().st_size for path in directory.iterdir()) > _CACHE_LIMIT:
-        shutil.rmtree(directory)  # jax adds only; its own limit would list the directory for every program
+    if sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file()) > _CACHE_LIMIT:
+        # jax adds only; its own limit would list the directory for every program
+        shutil.rmtree(directory, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

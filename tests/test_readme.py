@@ -81,6 +81,7 @@ def test_the_extras_exist():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_experiment_draws_a_report(workspace):
     assert (workspace / "runs/reversal/report.html").exists()
     assert (workspace / "runs/reversal/results.json").exists()
@@ -90,6 +91,7 @@ def test_the_experiment_draws_a_report(workspace):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_experiment_leaves_what_repeats_it(workspace):
     made = workspace / "runs/reversal"
     for name in ("curve.svg", "tables/teacher/reversal.validation.parquet"):
@@ -127,6 +129,7 @@ def test_the_experiment_leaves_what_repeats_it(workspace):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_started_again_the_experiment_does_nothing_and_another_one_is_refused(workspace):
     report = (workspace / "runs/reversal/report.html").read_bytes()
     again = run(f"{EXPERIMENT} {SMALL}", workspace)

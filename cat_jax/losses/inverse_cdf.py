@@ -54,7 +54,7 @@ class CumulativeWeights:
         block = _place(self.sums[:, None], self.ends[:, None], points)
         begins = jnp.concatenate([jnp.zeros_like(self.totals), self.ends[:, :-1]], axis=-1)
         rest = points - jnp.take_along_axis(begins, block, axis=-1)
-        within = self.blocks  # of a small vocabulary there is one: gathering it for every point is 10 times the work
+        within = self.blocks  # of a small vocabulary there is one, which every point would copy and cumulate
         if within.shape[1] > 1:
             within = jnp.take_along_axis(within, block[:, :, None], axis=1)
         ends = jnp.cumsum(within, axis=-1)

@@ -12,8 +12,10 @@ import pathlib
 import resource
 import shutil
 
+import jax
 import pytest
 from bad_input_cases import BASE, CASCADE, CASES, EVALUATE, TEACH, TRAIN
+from jax.experimental.compilation_cache import compilation_cache
 
 from cat_jax.cli import main as cli
 
@@ -90,13 +92,21 @@ def test_there_are_thirty_kinds():
 
 @contextlib.contextmanager
 def small_files(size):
-    """No file may grow beyond `size` bytes: a write that does fails, as on a full disk."""
+    """No file may grow beyond `size` bytes: a write that does fails, as on a full disk.
+
+    Nothing is kept of what is compiled meanwhile: jax would leave an entry cut off, and never write it again.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    cached = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax looks once whether there is one
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        jax.config.update("jax_enable_compilation_cache", cached)
+        compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize(

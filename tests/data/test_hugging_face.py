@@ -192,6 +192,7 @@ def prepared(root, name, **fields):
     return ExampleStore.open(root, name, "train")
 
 
+@pytest.mark.exhaustive
 def test_stores_are_the_same_whoever_prepares_them(tasks, tmp_path):
     store = prepared(tmp_path / "one", "awkward")
     feature = store.manifest.features["targets"]

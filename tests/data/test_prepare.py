@@ -157,21 +157,23 @@ KILLED = f"""
 import sys
 from cat_jax.data.prepare import PrepareConfig, prepare
 if __name__ == "__main__":  # spawned workers import this again
-    prepare(PrepareConfig(sys.argv[1], "toy_big", "toy_tasks", {LENGTHS}, None, 2, 1000))
+    prepare(PrepareConfig(sys.argv[1], "toy_big", "toy_tasks", {LENGTHS}, None, int(sys.argv[2]), 1000))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd, workers):
-    """Killed while two workers write, and gone on with by others or none."""
+    """Killed while workers write, or one process alone, and gone on with by as many."""
     settings = config(tmp_path / "whole", "toy_big", examples_per_shard=1000)
     prepare(settings)
     expected = contents(tmp_path / "whole")
     directory = layout.store_directory(tmp_path / "killed", "toy_big", "train")
     (tmp_path / "killed.py").write_text(KILLED)
     environment = {**os.environ, "PYTHONPATH": str(HERE), "JAX_PLATFORMS": "cpu"}
-    child = subprocess.Popen([sys.executable, tmp_path / "killed.py", tmp_path / "killed"], env=environment)
+    child = subprocess.Popen(
+        [sys.executable, tmp_path / "killed.py", tmp_path / "killed", str(workers)], env=environment
+    )
     deadline = time.monotonic() + 180
     while not list(directory.glob("shard-*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)

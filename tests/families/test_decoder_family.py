@@ -81,6 +81,7 @@ def test_it_learns(root, large):
     assert metrics["loss"] < 1.2  # an untrained model has log 10 = 2.3
 
 
+@pytest.mark.exhaustive
 def test_a_student_without_a_start_learns_from_its_signal(root, large):
     teach(large[0], root / "store", "asked", root / "signal", splits=("train", "validation"), layout=FullLayout())
     signal = StoredTeacher(str(root / "signal"))

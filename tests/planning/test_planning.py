@@ -205,6 +205,7 @@ def run(*flags):
     )
 
 
+@pytest.mark.exhaustive
 def test_the_command_plans_for_devices_that_are_not_here():
     done = run("--gin.TOPOLOGY='h100:4'", "--gin.PLAN_STEPS=['train']", "--gin.MeshConfig.fsdp=2")
     assert done.returncode == 0, done.stderr

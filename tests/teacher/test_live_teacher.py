@@ -35,7 +35,7 @@ def batch_of(world, layout, pack=False, signal=None):
     )
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("pack", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_live_equals_stored(world, mesh, pack):
     live = LiveTeacher(str(world.root / "model")).load(mesh)
     graphdef, params = nnx.split(CONFIG.build(jax.random.key(9)))

@@ -88,6 +88,7 @@ def test_another_stored_teacher_is_refused_and_the_same_elsewhere_is_not(tmp_pat
     assert run(tmp_path / "run", root, again, 3).step == 3
 
 
+@pytest.mark.exhaustive
 def test_another_live_teacher_is_refused_and_the_same_elsewhere_is_not(tmp_path, root, models, signals):
     shutil.copytree(models["one"], tmp_path / "teacher")
     run(tmp_path / "run", root, LiveTeacher(str(tmp_path / "teacher")), 1)

@@ -21,7 +21,7 @@ from cat_jax.train.loop import train
 MESHES = {"data 8": (8, 1, 1), "data 2, fsdp 4": (2, 4, 1), "fsdp 2, tensor 4": (1, 2, 4)}
 STEPS, MANY = 6, 50
 PROGRAM = pathlib.Path(__file__).parent / "device_program.py"
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,12 @@ def assert_same_curve(log, expected):
             assert one[name] == pytest.approx(value, rel=1e-6, abs=1e-6), (one["step"], name)
 
 
+def test_a_few_steps_on_eight_devices_are_those_on_one(world, one_device):
+    results = finish(start(world, {"a few": (2, 2, 2)}, devices=8))
+    assert_same_curve(results["a few"][2], training(one_device()[2]))
+
+
+@pytest.mark.exhaustive
 def test_eight_devices_train_as_one(world, one_device):
     results = finish(start(world, MESHES, devices=8, steps=MANY, evaluate=True))
     assert results.keys() == MESHES.keys()
@@ -85,6 +91,7 @@ def test_eight_devices_train_as_one(world, one_device):
         assert_same_curve(log, one_device(MANY)[2])
 
 
+@pytest.mark.exhaustive
 def test_adapters_train_on_eight_devices_as_on_one(world):
     """LoRA's ranks lie whole where the kernel's sides are split."""
     alone = finish(start(world, {"lora": (1, 1, 1)}))["lora"]
@@ -92,6 +99,7 @@ def test_adapters_train_on_eight_devices_as_on_one(world):
     assert_same_curve(split[2], alone[2])
 
 
+@pytest.mark.exhaustive
 def test_two_processes_of_four_devices_train_as_one(world, one_device):
     meshes = {f"two processes, {name}": shape for name, shape in MESHES.items()}
     results = finish(start(world, meshes, processes=2, devices=4, steps=MANY))
@@ -105,6 +113,7 @@ def training(log):
     return [r for r in log if "train/loss" in r]
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_of_two_processes_goes_on_with_one(world, one_device):
     """Told to stop: SIGTERM to the second process alone stops both after the same step. They trained as one device."""
     name = "moved"
@@ -155,6 +164,7 @@ train(**arguments(
 """
 
 
+@pytest.mark.exhaustive
 def test_killed_anywhere_and_resumed_is_never_killed(world, tmp_path):
     """Kill -9 between steps, during a save and during the removal of an old checkpoint."""
     setting = os.environ | {"JAX_PLATFORMS": "cpu"}

@@ -109,7 +109,10 @@ def send_in_evaluation(monkeypatch):
     monkeypatch.setattr(Evaluator, "_batches", send_and_begin)
 
 
-@pytest.mark.parametrize(("step", "number", "evaluated"), [(1, signal.SIGTERM, 4), (5, signal.SIGINT, 6)])
+@pytest.mark.parametrize(
+    ("step", "number", "evaluated"),
+    [(1, signal.SIGTERM, 4), pytest.param(5, signal.SIGINT, 6, marks=pytest.mark.exhaustive)],
+)
 def test_told_to_stop_it_saves_and_goes_on_bit_for_bit(monkeypatch, tmp_path, root, finished, step, number, evaluated):
     """After a step, and then in an evaluation: that is given up, made by the next start, and so in the checkpoint."""
     send_at(monkeypatch, step, number)
@@ -336,7 +339,8 @@ def signal_dir(tmp_path_factory, root, finished):
     return directory
 
 
-@pytest.mark.parametrize("objective", [pytest.param(CAT_XENT, marks=pytest.mark.exhaustive), CAT_DIST])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("objective", [CAT_XENT, CAT_DIST])
 def test_a_live_teacher_and_its_stored_signal_train_alike(tmp_path, root, finished, signal_dir, objective):
     teachers = {"live": LiveTeacher(str(finished)), "stored": StoredTeacher(str(signal_dir), str(finished))}
     logs = {}
