@@ -100,7 +100,7 @@ _RAISED_AGAIN = ("orbax/checkpoint/_src/futures/future.py", "orbax/checkpoint/_s
 """Where Orbax logs errors of its threads, before it raises them to whoever waits for these."""
 
 _NEVER_RETRIEVED = " exception was never retrieved"
-"""What asyncio says of a task or future that it collects: of a save's errors Orbax raises the first and leaves these."""
+"""What asyncio says of a task or future that it collects: Orbax raises a save's first error and leaves these."""
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
