@@ -255,7 +255,7 @@ _LIBRARIES = (
     "__autograph_generated",
 )
 """Parts of the paths of code that is not the task's own: installed, of this package, or of no file."""
-_PIECES = re.compile(r"[^\s\"']+\.model\b")
+_PIECES = re.compile(r"""/\S*\.model\b|["'][^\s"']+\.model["']""")
 """The path of a SentencePiece model."""
 _SHOWN = 400
 """Letters of a reason in a message."""

@@ -162,9 +162,11 @@ if __name__ == "__main__":  # spawned workers import this again
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
-def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd, workers):
-    """Killed while workers write, or one process alone, and gone on with by as many."""
+@pytest.mark.parametrize(
+    ("killed", "workers"), [(1, 1), *(pytest.param(2, n, marks=pytest.mark.exhaustive) for n in (1, 2))]
+)
+def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd, killed, workers):
+    """Killed while one process or two workers write, and gone on with by others or none."""
     settings = config(tmp_path / "whole", "toy_big", examples_per_shard=1000)
     prepare(settings)
     expected = contents(tmp_path / "whole")
@@ -172,7 +174,7 @@ def test_workers_and_kills_do_not_change_a_byte(tmp_path, capfd, workers):
     (tmp_path / "killed.py").write_text(KILLED)
     environment = {**os.environ, "PYTHONPATH": str(HERE), "JAX_PLATFORMS": "cpu"}
     child = subprocess.Popen(
-        [sys.executable, tmp_path / "killed.py", tmp_path / "killed", str(workers)], env=environment
+        [sys.executable, tmp_path / "killed.py", tmp_path / "killed", str(killed)], env=environment
     )
     deadline = time.monotonic() + 180
     while not list(directory.glob("shard-*.json")) and time.monotonic() < deadline:
